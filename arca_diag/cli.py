@@ -1,0 +1,306 @@
+"""Commands: parse, call, render, exit. No arithmetic, and no torch before a model is needed."""
+
+import logging
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from arca_diag import __version__
+from arca_diag.config import Credit, Device, Dtype, resolve
+from arca_diag.errors import ArcaError, NothingMeasuredError
+from arca_diag.results import ExitCode
+
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    help="See whether token-level credit signals have collapsed in a LoRA RL run.",
+    epilog="Exit codes: 0 did its work, 2 something to mend in what was given, 3 nothing could be "
+    "measured, 101 a bug of ours, 130 interrupted.",
+)
+
+_RUN = typer.Argument(
+    metavar="RUN", help="A training directory, one of its checkpoints, or a bare adapter folder."
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"arca-diag {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """See whether token-level credit signals have collapsed in a LoRA RL run."""
+
+
+# One alias an option, so that `scan` and `demo` cannot drift apart.
+_Base = Annotated[
+    str | None,
+    typer.Option(help="Base model: folder, hub id or .gguf file. [default: what the adapter says]"),
+]
+_Rollouts = Annotated[
+    Path | None,
+    typer.Option(help="Completions: TRL's folder or a canonical JSONL/parquet. [default: RUN's]"),
+]
+_Checkpoints = Annotated[
+    str | None, typer.Option(help="all, last, or steps such as 10,30. [default: all]")
+]
+_Out = Annotated[Path | None, typer.Option(help="Result folder. [default: RUN/arca-diag]")]
+_Device = Annotated[Device | None, typer.Option(help="[default: auto: the best there is]")]
+_Dtype = Annotated[
+    Dtype | None, typer.Option(help="[default: auto: float32 on a CPU, else bfloat16]")
+]
+_Temperature = Annotated[
+    float | None,
+    typer.Option(help="Sampling temperature. [default: what the run recorded, else 1]"),
+]
+_Epsilon = Annotated[float | None, typer.Option(help="Floor added to every score. [default: 1e-8]")]
+_Sharpening = Annotated[
+    float | None, typer.Option(help="Power s of the scores; figures at 1 too. [default: 1]")
+]
+_Credit = Annotated[
+    Credit | None, typer.Option(help="The credit the run trained with. [default: uniform]")
+]
+_Groups = Annotated[
+    int | None, typer.Option(help="Groups in a checkpoint's own set. [default: 16]")
+]
+_FixedGroups = Annotated[int | None, typer.Option(help="Groups in the fixed set. [default: 32]")]
+_Window = Annotated[
+    int | None,
+    typer.Option(
+        metavar="STEPS",
+        help="Farthest step of an own set. [default: a tenth of the run, 2 logging intervals]",
+    ),
+]
+_Seed = Annotated[int | None, typer.Option(help="For resampling only. [default: 0]")]
+_BatchTokens = Annotated[
+    int | None, typer.Option(metavar="N", help="Padded tokens a batch. [default: by device]")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print report.json, and nothing else.")]
+_Force = Annotated[
+    bool, typer.Option("--force", help="Replace a result of other inputs or options.")
+]
+_Redact = Annotated[
+    bool, typer.Option("--redact-text", help="Keep prompts, completions and token ids out.")
+]
+_SkipBad = Annotated[
+    bool, typer.Option("--skip-bad-lines", help="Drop the group of a bad line: at most 1%.")
+]
+_Download = Annotated[
+    bool, typer.Option("--allow-download", help="Fetch the base from the hub if it is missing.")
+]
+_Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv for all.")
+]
+
+
+@app.command()
+def scan(
+    run: Annotated[Path, _RUN],
+    base: _Base = None,
+    rollouts: _Rollouts = None,
+    checkpoints: _Checkpoints = None,
+    out: _Out = None,
+    device: _Device = None,
+    dtype: _Dtype = None,
+    temperature: _Temperature = None,
+    epsilon: _Epsilon = None,
+    sharpening: _Sharpening = None,
+    credit: _Credit = None,
+    groups: _Groups = None,
+    fixed_groups: _FixedGroups = None,
+    window: _Window = None,
+    seed: _Seed = None,
+    batch_tokens: _BatchTokens = None,
+    json: _Json = False,
+    force: _Force = False,
+    redact_text: _Redact = False,
+    skip_bad_lines: _SkipBad = False,
+    allow_download: _Download = False,
+    verbose: _Verbose = 0,
+) -> None:
+    """Replay a run's rollouts under its checkpoints and measure every credit signal."""
+    flags = dict(locals())
+    as_json, loudness = flags.pop("json"), flags.pop("verbose")
+    # A switch that is off is a switch that was not given: environment and file may set it.
+    _scan({key: value for key, value in flags.items() if value is not False}, as_json, loudness)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Result folder.")] = Path("arca-diag-demo"),
+    json: _Json = False,
+    verbose: _Verbose = 0,
+) -> None:
+    """Scan the tiny sample run that ships with the package: offline, always measured anew."""
+    _scan({"run": _sample_run(), "out": out, "force": True}, json, verbose)
+
+
+def _scan(flags: dict[str, Any], as_json: bool, loudness: int) -> None:
+    with _fixable_errors():
+        config = resolve(flags)
+        _say_more(loudness)
+        with _progress() as progress:
+            progress.stage("starting")
+            from arca_diag.pipeline import diagnose  # torch: seconds, so not for --help
+
+            diagnosis = diagnose(config, progress)
+        if diagnosis.did != "measured":
+            _stderr().print(Text(f"{diagnosis.folder}: {diagnosis.did}"), soft_wrap=True)
+        if as_json:
+            _print_raw((diagnosis.folder / "report.json").read_text("utf-8"))
+        else:
+            from arca_diag.report.console import print_report
+
+            folder = _shown(diagnosis.folder)
+            next_command = f"python -m json.tool {folder}/report.json | less"
+            print_report(_stdout(), diagnosis.report, folder, next_command)
+
+
+def _sample_run() -> Path:
+    """The sample in the package; in a checkout, where an editable install lacks it, the tree's."""
+    packaged = Path(str(package_files("arca_diag"))) / "sample_runs" / "tiny-addition"
+    return (
+        packaged if packaged.is_dir() else Path(__file__).parents[1] / "sample_runs/tiny-addition"
+    )
+
+
+def _shown(path: Path) -> Path:
+    """Relative to the working directory where that is shorter to read."""
+    try:
+        return path.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+class _RichProgress:
+    """Progress on stderr: the stage, then tokens, rate and time left."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.task = bar.add_task("starting", total=None, rate="")
+        self.begun = 0.0
+
+    def stage(self, name: str) -> None:
+        self.bar.update(self.task, description=name)
+
+    def start(self, total_tokens: int) -> None:
+        self.begun = time.monotonic()
+        self.bar.update(self.task, description="replaying", total=total_tokens, completed=0)
+
+    def advance(self, tokens: int) -> None:
+        task = self.bar.tasks[0]
+        rate = (task.completed + tokens) / max(time.monotonic() - self.begun, 1e-9)
+        done = f"{task.completed + tokens:,.0f}/{task.total:,.0f} tokens, {rate:,.0f}/s"
+        self.bar.update(self.task, advance=tokens, rate=done)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Progress on stderr, off where that is no terminal or in CI."""
+    from arca_diag.progress import Silent
+
+    console = _stderr()
+    if not console.is_terminal or os.environ.get("CI"):
+        yield Silent()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield _RichProgress(bar)
+
+
+def _say_more(loudness: int) -> None:
+    """Configure the package's logger and quiet the libraries; only a command may do this."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("arca_diag")
+    logger.handlers = [handler]
+    logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(loudness, 2)])
+    if loudness == 0:
+        # What the libraries warn of is not the user's to mend; -v shows it.
+        warnings.filterwarnings("ignore", module=r"(transformers|peft|torch|huggingface_hub)\b")
+    if loudness < 2:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+class _PipeConsole(Console):
+    """A console that keeps quiet, and keeps the exit code, when its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _mute_stdout()
+
+
+def _stdout() -> Console:
+    return _PipeConsole(highlight=False, soft_wrap=False)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _print_raw(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _mute_stdout()
+
+
+def _mute_stdout() -> None:
+    """Nobody reads any more: let the interpreter's last flush go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _fixable_errors() -> Iterator[None]:
+    """Turn what a user can mend into a message on stderr and an exit code; bugs pass through."""
+    try:
+        yield
+    except ArcaError as error:
+        _stderr().print(Text(f"error: {error}"), soft_wrap=True)
+        if error.hint:
+            _stderr().print(Text(f"   do: {error.hint}"), soft_wrap=True)
+        nothing = isinstance(error, NothingMeasuredError)
+        raise typer.Exit(ExitCode.NOTHING_MEASURED if nothing else ExitCode.BAD_INPUT) from None
+    except KeyboardInterrupt:
+        _stderr().print(Text("interrupted: no finished result was touched"))
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def main() -> None:
+    """Entry point of the console script. What gets this far uncaught is our bug."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(ExitCode.BUG)

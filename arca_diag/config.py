@@ -1,0 +1,161 @@
+"""One frozen configuration: flag > environment ARCA_DIAG_* > file > default. Unknown keys fail.
+
+The file is `arca.toml`, or `[tool.arca-diag]` of `pyproject.toml`, in the working directory.
+It never comes from the run's folder, which is untrusted: if the working directory lies inside
+the run, no file is read.
+"""
+
+import difflib
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from arca_diag.errors import ConfigError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+Credit = Literal[
+    "uniform",
+    "surprisal",
+    "entropy",
+    "entropy_reduction",
+    "divergence",
+    "kl_exact",
+    "residual",
+    "relative_residual",
+]
+PREFIX = "ARCA_DIAG_"
+
+#: Options that say how to judge saved tables; another value needs no model.
+JUDGING = ("credit", "epsilon", "sharpening", "seed")
+
+#: Options that say which result this is; other values over an existing result are refused.
+REPLAY = (
+    "base",
+    "rollouts",
+    "device",
+    "dtype",
+    "temperature",
+    "groups",
+    "fixed_groups",
+    "window",
+    "redact_text",
+    "skip_bad_lines",
+)
+
+
+class ScanConfig(BaseModel):
+    """What `arca-diag scan` was asked to do. Field names are the flags' names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: Path
+    base: str | None = None
+    rollouts: Path | None = None
+    checkpoints: str = "all"
+    out: Path | None = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    epsilon: Annotated[float, Field(ge=0)] = 1e-8
+    sharpening: Annotated[float, Field(gt=0)] = 1.0
+    credit: Credit = "uniform"
+    groups: Annotated[int, Field(ge=1)] = 16
+    fixed_groups: Annotated[int, Field(ge=0)] = 32
+    window: Annotated[int, Field(ge=0)] | None = None
+    seed: int = 0
+    batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    force: bool = False
+    redact_text: bool = False
+    skip_bad_lines: bool = False
+    allow_download: bool = False
+
+    @field_validator("temperature", "epsilon", "sharpening")
+    @classmethod
+    def _finite(cls, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _steps_or_word(cls, value: str) -> str:
+        if value not in ("all", "last") and not all(p.strip() for p in value.split(",")):
+            raise ValueError("give all, last, or steps with commas between, such as 10,30")
+        return value
+
+
+def resolve(
+    flags: Mapping[str, Any], *, environ: Mapping[str, str] = os.environ, cwd: Path | None = None
+) -> ScanConfig:
+    """Merge flags (None means not given), environment, file and defaults into one config.
+
+    Raises:
+        ConfigError: A key nobody knows (the nearest one is named), or a value out of range.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    cwd = (cwd or Path.cwd()).resolve()
+    sources: dict[str, str] = {}
+    merged: dict[str, Any] = {}
+    layers = (
+        *_file_layers(cwd, Path(given["run"]).resolve()),
+        ("environment", _environment(environ)),
+        ("flag", given),
+    )
+    for origin, values in layers:
+        for key, value in values.items():
+            merged[_known(key, origin)] = value
+            sources[key] = origin
+    try:
+        return ScanConfig(**merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        raise ConfigError(
+            f"{key.replace('_', '-')} (from {sources.get(key, 'default')}): "
+            f"{first['msg']}, found {first['input']!r}",
+            hint="`arca-diag scan --help` lists every option and its range",
+        ) from None
+
+
+def _known(key: str, origin: str) -> str:
+    fields = [name for name in ScanConfig.model_fields if name != "run"]
+    if key in ScanConfig.model_fields and (key != "run" or origin == "flag"):
+        return key
+    near = difflib.get_close_matches(key, fields, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(fields)}"
+    raise ConfigError(f"unknown key {key!r} in {origin}", hint=hint)
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        key[len(PREFIX) :].lower(): value
+        for key, value in sorted(environ.items())
+        if key.startswith(PREFIX)
+    }
+
+
+def _file_layers(cwd: Path, run: Path) -> list[tuple[str, dict[str, Any]]]:
+    if cwd.is_relative_to(run):
+        return []
+    layers = []
+    for name in ("pyproject.toml", "arca.toml"):
+        path = cwd / name
+        if not path.is_file():
+            continue
+        try:
+            with path.open("rb") as handle:
+                values = tomllib.load(handle)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{name} is not valid TOML: {error}") from None
+        if name == "pyproject.toml":
+            values = values.get("tool", {}).get("arca-diag", {})
+        flat = {key.replace("-", "_"): value for key, value in values.items()}
+        flat.pop("gate", None)  # the gate's policy is the gate's to read
+        layers.append((name, flat))
+    return layers

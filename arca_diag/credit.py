@@ -1,0 +1,56 @@
+"""From a signal to credit: weights that sum to 1 within each completion."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from arca_diag.shapes import check_masked
+
+
+def credit_weights(
+    signal: Float[np.ndarray, "completion token"],
+    mask: Bool[np.ndarray, "completion token"],
+    *,
+    epsilon: float = 1e-8,
+    sharpening: float = 1.0,
+) -> Float[np.ndarray, "completion token"]:
+    r"""Share of a completion's credit that each token gets.
+
+        w_t = (alpha_t + epsilon)^s / \sum_k (alpha_k + epsilon)^s,   sums over counted tokens.
+
+    s = 1 is the paper's rule; its published experiments used s = 2, which the paper does not
+    mention. There is no clamp and no fall-back to uniform weights: a completion whose raw
+    scores are all exactly zero has no credit to give, and its weights are undefined.
+
+    Args:
+        signal: Raw salience alpha >= 0, in any unit. Uncounted entries are ignored.
+        mask: True where a token counts.
+        epsilon: The floor added to every score; >= 0, in the signal's unit.
+        sharpening: The power s, > 0.
+
+    Returns:
+        Weights in [0, 1], float64, dimensionless, summing to 1 over the counted tokens of each
+        completion. NaN where a token does not count, and everywhere in a completion that
+        counts no token or whose counted scores are all zero.
+
+    Raises:
+        ValueError: The shapes differ, a counted score is negative or not finite, or `epsilon`
+            or `sharpening` is out of range.
+
+    Source:
+        Lafuente-Mercado, ARCA, arXiv 2606.00257v1, Eq. 8 (s = 1).
+    """
+    if not (np.isfinite(epsilon) and epsilon >= 0):
+        raise ValueError(f"epsilon must be a finite number >= 0, got {epsilon}")
+    if not (np.isfinite(sharpening) and sharpening > 0):
+        raise ValueError(f"sharpening must be a finite number > 0, got {sharpening}")
+    check_masked(signal, mask, minimum=0.0)
+
+    alpha = np.where(mask, signal, 0.0)
+    has_signal = (alpha > 0).any(axis=1, keepdims=True)
+
+    # Dividing by the largest score first changes nothing but keeps the power from underflowing.
+    raw = np.where(mask, alpha + epsilon, 0.0)
+    largest = np.where(has_signal, raw.max(axis=1, keepdims=True, initial=0.0), 1.0)
+    powered = np.where(mask, (raw / largest) ** sharpening, 0.0)
+    total = np.where(has_signal, powered.sum(axis=1, keepdims=True), 1.0)
+    return np.where(mask & has_signal, powered / total, np.nan)

@@ -1,0 +1,163 @@
+"""All that a scan reads, read and checked: run, adapters, base, tokenizer, rollouts."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arca_diag.config import ScanConfig
+from arca_diag.errors import CheckpointError
+from arca_diag.inputs.adapters import Adapter, check_same_kind, read_adapter
+from arca_diag.inputs.base import (
+    Base,
+    end_tokens,
+    find_base,
+    load_config,
+    load_tokenizer,
+    stay_offline,
+)
+from arca_diag.inputs.rollouts import Context, RolloutSet, read_rollouts
+from arca_diag.inputs.rollouts.record import check_fits_model
+from arca_diag.inputs.runs import Checkpoint, Run, select_checkpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """A run, ready to be replayed.
+
+    Attributes:
+        run: The run as found.
+        checkpoints: Those that are asked for, in step order.
+        adapters: Of the checkpoints that can be read.
+        unreadable: Checkpoint -> why it cannot be.
+        insist: Whether one bad checkpoint is an error: it was named, or is the only one.
+        base: The base model, on disk.
+        base_sha256: Hash of the base's configuration and weights.
+        tokenizer: The run's tokenizer, or None.
+        rollouts: Every completion that was found.
+        temperature: The sampling temperature.
+        temperature_source: Where it comes from, in words.
+        hashes: SHA-256 of every file that was read, by path relative to the run.
+    """
+
+    run: Run
+    checkpoints: tuple[Checkpoint, ...]
+    adapters: tuple[Adapter, ...]
+    unreadable: dict[Checkpoint, CheckpointError]
+    insist: bool
+    base: Base
+    base_sha256: str
+    tokenizer: Any | None
+    rollouts: RolloutSet
+    temperature: float
+    temperature_source: str
+    hashes: dict[str, str]
+
+    @property
+    def base_label(self) -> str:
+        """The base's name as it may be shown: never a path outside the run's surroundings."""
+        name = Path(self.base.name)
+        return self.base.name if not name.is_absolute() else name.name
+
+    @property
+    def salt(self) -> bytes:
+        """A key that only who has the rollouts can know: it hides names in redacted tables."""
+        first = Path(self.rollouts.files[0])
+        return hashlib.sha256(b"arca-diag salt" + first.read_bytes()).digest()
+
+    def token_pieces(self) -> list[str] | None:
+        """Token id -> its text as the tokenizer writes it; None without a tokenizer."""
+        if self.tokenizer is None:
+            return None
+        size = int(load_config(self.base).vocab_size)
+        known = {i: piece for piece, i in self.tokenizer.get_vocab().items()}
+        return [known.get(i, "") for i in range(size)]
+
+
+def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
+    """Read everything that the configuration asks for.
+
+    Args:
+        config: What was asked.
+        run: What `find_run` made of the path.
+        also: Names of checkpoints that an earlier scan measured; they stay in the result.
+
+    Raises:
+        ArcaError: Something is missing, damaged or does not belong together. One bad checkpoint
+            among several is not an error, unless it was named.
+    """
+    if not config.allow_download:
+        stay_offline()
+    asked = select_checkpoints(run, config.checkpoints)
+    wanted = tuple(c for c in run.checkpoints if c in asked or c.name in also)
+    insist = len(wanted) == 1 or run.named is not None or config.checkpoints != "all"
+    adapters, unreadable = _read_adapters(wanted, insist)
+    check_same_kind(adapters)
+
+    base = find_base(
+        config.base, adapters[0].base_name, run.root, allow_download=config.allow_download
+    )
+    tokenizer = load_tokenizer([*(c.path for c in reversed(wanted)), run.root], base)
+    context = Context(
+        run=run,
+        tokenizer=tokenizer,
+        end_tokens=end_tokens(tokenizer, base),
+        skip_bad_lines=config.skip_bad_lines,
+    )
+    rollouts = read_rollouts(config.rollouts, context)
+    model = load_config(base)
+    positions = getattr(model, "max_position_embeddings", None)
+    check_fits_model(rollouts.rollouts, int(model.vocab_size), positions)
+
+    temperature, source = _temperature(config, run)
+    hashes = {_shown(a.checkpoint.path, run.root): a.sha256 for a in adapters}
+    for name in rollouts.files:
+        with Path(name).open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        hashes[_shown(Path(name), run.root)] = digest
+    return Inputs(
+        run=run,
+        checkpoints=wanted,
+        adapters=adapters,
+        unreadable=unreadable,
+        insist=insist,
+        base=base,
+        base_sha256=base.sha256(),
+        tokenizer=tokenizer,
+        rollouts=rollouts,
+        temperature=temperature,
+        temperature_source=source,
+        hashes=dict(sorted(hashes.items())),
+    )
+
+
+def _read_adapters(
+    wanted: tuple[Checkpoint, ...], insist: bool
+) -> tuple[tuple[Adapter, ...], dict[Checkpoint, CheckpointError]]:
+    adapters, unreadable = [], {}
+    for checkpoint in wanted:
+        try:
+            adapters.append(read_adapter(checkpoint))
+        except CheckpointError as error:
+            if insist:
+                raise
+            unreadable[checkpoint] = error
+    if not adapters:
+        raise next(iter(unreadable.values()))
+    return tuple(adapters), unreadable
+
+
+def _temperature(config: ScanConfig, run: Run) -> tuple[float, str]:
+    if config.temperature is not None:
+        return config.temperature, "given with --temperature"
+    recorded = run.training_args.get("temperature")
+    if isinstance(recorded, int | float) and math.isfinite(recorded) and recorded > 0:
+        return float(recorded), f"recorded in {run.training_args_source}"
+    return 1.0, "assumed: nothing recorded it"
+
+
+def _shown(path: Path, root: Path) -> str:
+    """A path as it may be recorded: relative to the run, or the bare name."""
+    path = path.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

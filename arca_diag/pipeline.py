@@ -1,0 +1,200 @@
+"""The whole flow: inputs -> replay -> signals -> credit -> diagnostics -> verdict -> report.
+
+The only place that knows this order.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from arca_diag import __version__, describe, findings, store, tables, verdict
+from arca_diag.config import ScanConfig
+from arca_diag.errors import NothingMeasuredError
+from arca_diag.inputs.gather import Inputs, gather
+from arca_diag.inputs.runs import find_run
+from arca_diag.inputs.selection import Selection, default_window, group_rollouts, select
+from arca_diag.progress import Progress, Silent
+from arca_diag.replay import device
+from arca_diag.replay.batches import Work
+from arca_diag.replay.forward import load_adapted, replay
+from arca_diag.report.charts import render_charts
+from arca_diag.results import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """A report, where it lies, and what this call had to do for it."""
+
+    report: Report
+    folder: Path
+    did: Literal["measured", "judged again", "nothing new"]
+
+
+def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
+    """Scan a run: read it, replay it, measure it, and write the result folder.
+
+    Over an existing result: the same and complete is left as it is; other judging options are
+    applied to its saved tables without a model; a run that grew is measured again on the same
+    fixed set; anything else is refused unless `config.force`.
+
+    Raises:
+        ArcaError: Something in what was given that the user can mend.
+        NothingMeasuredError: Not one figure could be measured; the result is written.
+    """
+    progress = progress or Silent()
+    begun, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+
+    progress.stage("reading the run")
+    run = find_run(config.run)
+    folder = config.out or run.root / "arca-diag"
+    found = store.look(folder)
+    earlier = None if config.force else found
+    before = earlier.report if earlier else None
+    inputs = gather(config, run, also=_names(before))
+    dtype, where = device.resolve(config.dtype, config.device)
+    options = describe.options(config, inputs, dtype, where)
+    identity = store.Identity(options=options, inputs=inputs.hashes)
+    if earlier:
+        store.check_same(folder, earlier.identity, identity)
+        grown = earlier.identity.inputs != inputs.hashes
+        if before and not grown and _names(before) >= {c.name for c in inputs.checkpoints}:
+            return _judge_saved(config, before, folder, identity)
+
+    selection = _select(config, inputs, before)
+    progress.stage("loading the base model")
+    model, inputs = load_adapted(inputs, dtype, where)
+
+    store.prepare(folder, identity, keep=before is not None)
+    scored = replay(
+        model,
+        _work(inputs, selection),
+        temperature=inputs.temperature,
+        batch_tokens=config.batch_tokens or device.BATCH_TOKENS[where],
+        progress=progress,
+    )
+    rollouts = tables.rollout_table(r for g in selection.groups() for r in g.rollouts)
+    steps = {a.checkpoint.name: a.checkpoint.step for a in inputs.adapters}
+    tokens = tables.token_table(scored, steps, inputs.token_pieces())
+
+    progress.stage("measuring")
+    members = tables.memberships(selection, steps)
+    tokens, trajectories = tables.judge(
+        tokens, members, epsilon=config.epsilon, sharpening=config.sharpening
+    )
+    verdicts = verdict.exact_verdicts(trajectories, rollouts)
+    report = Report(
+        tool={"name": "arca-diag", "version": __version__},
+        status="complete",
+        provenance=describe.describe_provenance(
+            config, inputs, options, started_at, time.monotonic() - begun
+        ),
+        run=describe.describe_run(inputs, steps),
+        adapter=describe.describe_adapter(inputs.adapters[-1]),
+        reference=describe.describe_reference(inputs),
+        rollouts=describe.describe_rollouts(inputs, selection),
+        replay_fidelity=[],
+        measurements=tables.measure(tokens, trajectories, rollouts),
+        verdicts=verdicts,
+        findings=[
+            *findings.input_findings(inputs, selection),
+            *findings.inert_findings(verdicts),
+        ],
+        thresholds=list(verdict.THRESHOLDS),
+        files={},
+    )
+    frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)
+    if config.redact_text:
+        report, frames = tables.redact(report, frames, inputs.salt)
+    return _write(config, report, frames, folder, identity, did="measured")
+
+
+def _judge_saved(
+    config: ScanConfig, before: Report, folder: Path, identity: store.Identity
+) -> Diagnosis:
+    """Apply judging options to the saved tables; a result of the same options stays as it is."""
+    asked = describe.judging(config)
+    if asked.items() <= before.provenance.options.items():
+        return Diagnosis(report=before, folder=folder, did="nothing new")
+    tokens, members, rollouts = (
+        store.read_table(folder, before, "tokens.parquet"),
+        tables.saved_memberships(store.read_table(folder, before, "trajectories.parquet")),
+        store.read_table(folder, before, "rollouts.parquet"),
+    )
+    tokens, trajectories = tables.judge(
+        tokens, members, epsilon=config.epsilon, sharpening=config.sharpening
+    )
+    provenance = before.provenance.model_copy(
+        update={"options": before.provenance.options | asked, "seed": config.seed}
+    )
+    report = before.model_copy(
+        update={
+            "provenance": provenance,
+            "measurements": tables.measure(tokens, trajectories, rollouts),
+            "verdicts": verdict.exact_verdicts(trajectories, rollouts),
+        }
+    )
+    frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)
+    return _write(config, report, frames, folder, identity, did="judged again")
+
+
+def _select(config: ScanConfig, inputs: Inputs, before: Report | None) -> Selection:
+    groups = group_rollouts(inputs.rollouts.rollouts)
+    window = config.window if config.window is not None else default_window(inputs.run, groups)
+    return select(
+        groups,
+        tuple(a.checkpoint for a in inputs.adapters),
+        own_groups=config.groups,
+        fixed_groups=config.fixed_groups,
+        window=window,
+        keep_fixed=tuple(before.rollouts.fixed_set) if before else (),
+    )
+
+
+def _work(inputs: Inputs, selection: Selection) -> list[Work]:
+    """Each chosen completion once, with the checkpoints that it is replayed under."""
+    wanted: dict[str, list[str]] = {}
+    for adapter in inputs.adapters:
+        for group in selection.for_checkpoint(adapter.checkpoint.name):
+            wanted.setdefault(group.id, []).append(adapter.checkpoint.name)
+    return [
+        Work(rollout=rollout, checkpoints=tuple(wanted[group.id]))
+        for group in selection.groups()
+        for rollout in group.rollouts
+    ]
+
+
+def _write(
+    config: ScanConfig,
+    report: Report,
+    frames: tables.Tables,
+    folder: Path,
+    identity: store.Identity,
+    did: Literal["measured", "judged again"],
+) -> Diagnosis:
+    """Render everything to memory, then write it."""
+    files = frames.to_parquet() | render_charts(
+        report.measurements, frames.tokens, frames.trajectories, config.sharpening
+    )
+    measured = any(m.value is not None for m in report.measurements if m.signal)
+    report = report.model_copy(
+        update={
+            "status": "complete" if measured else "nothing-measured",
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            | {store.REPORT: None},
+        }
+    )
+    store.write(folder, identity, files | {store.REPORT: report.to_json().encode()})
+    if not measured:
+        reasons = sorted({m.reason for m in report.measurements if m.signal and m.reason})
+        raise NothingMeasuredError(
+            f"nothing could be measured: {'; '.join(reasons)}",
+            hint=f"{folder / store.REPORT} says what was tried",
+        )
+    return Diagnosis(report=report, folder=folder, did=did)
+
+
+def _names(report: Report | None) -> frozenset[str]:
+    return frozenset(c.name for c in report.run.checkpoints) if report else frozenset()

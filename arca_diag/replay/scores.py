@@ -1,0 +1,35 @@
+"""What a replay hands on: per-token numbers in float64 NumPy. No torch from here on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from arca_diag.inputs.rollouts.record import Rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """One completion under one checkpoint and the reference, a number for every token of it.
+
+    Attributes:
+        rollout: The completion.
+        checkpoint: Name of the checkpoint whose adapter was active.
+        logprob: log pi_theta(y_t | y_<t, x), nats.
+        entropy: Entropy of pi_theta at the predicting position, nats.
+        ref_logprob: log pi_ref(y_t | y_<t, x), nats.
+        ref_entropy: Entropy of pi_ref, nats.
+        kl_exact: KL(pi_theta || pi_ref) over the full vocabulary, nats.
+        residual: L2 norm of h_adapted - h_ref after the final norm.
+        ref_norm: L2 norm of h_ref.
+    """
+
+    rollout: Rollout
+    checkpoint: str
+    logprob: Float[np.ndarray, " token"]
+    entropy: Float[np.ndarray, " token"]
+    ref_logprob: Float[np.ndarray, " token"]
+    ref_entropy: Float[np.ndarray, " token"]
+    kl_exact: Float[np.ndarray, " token"]
+    residual: Float[np.ndarray, " token"]
+    ref_norm: Float[np.ndarray, " token"]

@@ -1,0 +1,1 @@
+"""Report and tables -> text and pictures. No torch, no clock, no environment in here."""

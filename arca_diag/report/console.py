@@ -1,0 +1,215 @@
+"""A result on a terminal: the headline first, then the numbers, then what was not measured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from arca_diag.results import Measurement, Report, View
+from arca_diag.signals import SIGNAL_NAMES
+
+_SHOWN = 6  # checkpoints side by side in 80 columns
+_VIEW_MEANS = {
+    "on-policy": "each checkpoint on the completions nearest to it",
+    "fixed-set": "the same completions under every checkpoint",
+}
+
+
+def render_console(report: Report, folder: Path, reproduce: str) -> RenderableType:
+    """Everything that a scan prints.
+
+    Args:
+        report: The result.
+        folder: Where its files lie, as it should be shown.
+        reproduce: The next command to type.
+    """
+    parts: list[RenderableType] = [
+        Text(headline(report), style="bold"),
+        Text(""),
+        _run_card(report),
+    ]
+    for view in ("on-policy", "fixed-set"):
+        parts += [Text(""), *_view_table(report, view)]
+    parts += [Text(""), _how_to_read(), Text(""), *_findings(report)]
+    parts += [Text(f"Files    {folder}/", no_wrap=True, overflow="ignore")]
+    parts += [Text("         report.json  tokens.parquet  trajectories.parquet  rollouts.parquet")]
+    parts += [Text("         plots/concentration  plots/lorenz  plots/residual  (.png, .svg)")]
+    parts += [Text(f"Next     {reproduce}", no_wrap=True, overflow="ignore")]
+    return Group(*parts)
+
+
+def headline(report: Report) -> str:
+    """One sentence in a user's units, about the last checkpoint that was measured."""
+    options = report.provenance.options
+    signal = options["credit"] if options["credit"] != "uniform" else "surprisal"
+    for view in ("on-policy", "fixed-set"):
+        found = [
+            m
+            for m in report.measurements
+            if m.name == "token_share_90" and m.view == view and m.value is not None
+            if m.sharpening == options["sharpening"]
+        ]
+        at_last = {m.signal: m for m in found if m.checkpoint == found[-1].checkpoint}
+        if signal in at_last:
+            text = (
+                f"At {_at(at_last[signal].checkpoint)}, {_percent(at_last[signal].value)} of "
+                f"tokens carry 90% of the {_words(signal)} credit"
+            )
+            if signal != "residual" and "residual" in at_last:
+                text += f"; for the adapter residual it is {_percent(at_last['residual'].value)}"
+            return f"{text} ({view})."
+    return "Nothing could be measured: see why below."
+
+
+def _run_card(report: Report) -> Table:
+    card = Table.grid(padding=(0, 2))
+    card.add_column(no_wrap=True, style="bold")
+    card.add_column(overflow="fold")
+    rollouts, adapter = report.rollouts, report.adapter
+    base = report.provenance.base
+    ids = "exact token ids" if rollouts.ids_exact else "ids from re-tokenised text (not exact)"
+    rows = (
+        ("Run", f"{report.run.name}: {len(report.run.checkpoints)} checkpoints"),
+        ("Base", f"{base['name']}, {report.provenance.dtype} on {report.provenance.device}"),
+        ("Adapter", f"LoRA r={adapter.rank}, alpha={adapter.alpha:g}, init {adapter.init}"),
+        ("Reference", f"{report.reference.kind}: {report.reference.reason}"),
+        ("Rollouts", f"{rollouts.source}; {ids}"),
+        (
+            "",
+            f"{rollouts.selected:,} completions of {rollouts.clusters} prompts in "
+            f"{rollouts.groups} groups, {rollouts.tokens:,} tokens counted",
+        ),
+        ("", _cut_off(report)),
+        ("Temperature", f"{report.run.temperature:g} ({report.run.temperature_source})"),
+    )
+    for name, text in rows:
+        card.add_row(name, Text(text))
+    return card
+
+
+def _cut_off(report: Report) -> str:
+    rollouts = report.rollouts
+    text = f"{rollouts.cut_off:,} cut off at the length limit"
+    if rollouts.cut_off_unknown:
+        text += f", unknown for {rollouts.cut_off_unknown:,}"
+    return text
+
+
+def _view_table(report: Report, view: View) -> list[RenderableType]:
+    title = Text.assemble((view, "bold"), f": {_VIEW_MEANS[view]}")
+    sharpening = report.provenance.options["sharpening"]
+    found = {
+        (m.checkpoint, m.signal, m.name): m
+        for m in report.measurements
+        if m.view == view and m.sharpening in (None, sharpening)
+    }
+    names = list(dict.fromkeys(c for c, _, _ in found))
+    if not any(m.value is not None for m in found.values()):
+        reason = next((m.reason for m in found.values()), "no checkpoint")
+        return [title, Text(f"  not measured: {reason}")]
+    shown = _spread(names)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("G^ / e^ at")
+    for name in shown:
+        table.add_column(_at(name), justify="right", no_wrap=True)
+    for signal in SIGNAL_NAMES:
+        cells = [
+            _pair(
+                found.get((name, signal, "gini_corrected")),
+                found.get((name, signal, "effn_corrected")),
+            )
+            for name in shown
+        ]
+        table.add_row(signal, *cells)
+    table.add_section()
+    below: tuple[tuple[str, str | None, str], ...] = (
+        ("mean surprisal, nats", "surprisal", "mean"),
+        ("mean residual", "residual", "mean"),
+        ("steps apart, median", None, "step_distance_median"),
+        ("steps apart, max", None, "step_distance_max"),
+    )
+    for label, of, key in below:
+        table.add_row(label, *(number(found.get((name, of, key))) for name in shown))
+    counts = [found.get((name, "surprisal", "gini_corrected")) for name in shown]
+    table.add_row("prompts", *(str(m.n_clusters) if m else "" for m in counts))
+    out: list[RenderableType] = [title, table]
+    if len(shown) < len(names):
+        out.append(Text(f"  {len(shown)} of {len(names)} checkpoints shown; report.json has all"))
+    return out
+
+
+def _how_to_read() -> Text:
+    return Text(
+        "G^ is the Gini coefficient of the credit within a completion, corrected for\n"
+        "length (0 even, 1 one token); e^ the share of effective tokens, corrected for\n"
+        "length (1 even, 0 one token). Means over prompts. Numbers, not verdicts:\n"
+        "regimes and intervals are not judged in this version."
+    )
+
+
+def _findings(report: Report) -> list[RenderableType]:
+    out: list[RenderableType] = []
+    for finding in report.findings:
+        where = "" if finding.checkpoint is None else f" at {_at(finding.checkpoint)}"
+        out.append(
+            Text.assemble(
+                (f"{finding.level} ", "bold"), f"[{finding.id}]{where}: {finding.message}"
+            )
+        )
+        out.append(Text(f"     do: {finding.action}"))
+    missing = list(
+        dict.fromkeys(
+            f"{_at(m.checkpoint)}, {m.view}, {m.signal}: {m.reason}"
+            for m in report.measurements
+            if m.name == "gini_corrected" and m.reason is not None and m.sharpening == 1.0
+        )
+    )
+    out += [Text(f"not measured: {text}") for text in missing[:8]]
+    if len(missing) > 8:
+        out.append(Text(f"not measured: {len(missing) - 8} more, in report.json"))
+    return [*out, Text("")] if out else []
+
+
+def number(measurement: Measurement | None) -> str:
+    """A measurement with three significant digits, or "n/a"."""
+    if measurement is None or measurement.value is None:
+        return "n/a"
+    return f"{measurement.value:.3g}"
+
+
+def _pair(gini: Measurement | None, effn: Measurement | None) -> str:
+    if gini is None or effn is None or gini.value is None or effn.value is None:
+        return "n/a"
+    return f"{_short(gini.value)}/{_short(effn.value)}"
+
+
+def _short(value: float) -> str:
+    """Two decimals without the leading zero: .93, 1.00."""
+    return f"{value:.2f}".removeprefix("0")
+
+
+def _percent(value: float | None) -> str:
+    return f"{100 * (value or 0):.0f}%"
+
+
+def _words(signal: str) -> str:
+    return signal.replace("_", " ")
+
+
+def _at(checkpoint: int | str) -> str:
+    return f"step {checkpoint}" if isinstance(checkpoint, int) else checkpoint
+
+
+def _spread(names: Sequence[int | str]) -> list[int | str]:
+    """The first, the last and evenly spaced ones between, as many as fit."""
+    if len(names) <= _SHOWN:
+        return list(names)
+    places = [round(i * (len(names) - 1) / (_SHOWN - 1)) for i in range(_SHOWN)]
+    return [names[place] for place in places]
+
+
+def print_report(console: Console, report: Report, folder: Path, reproduce: str) -> None:
+    """Print a result; text that came from a model or a file is never read as markup."""
+    console.print(render_console(report, folder, reproduce), highlight=False)

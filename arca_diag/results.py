@@ -1,0 +1,245 @@
+"""What a scan found, as data: the report, its parts, and the exit codes. No torch in here.
+
+`report.json` is the product; every picture and every line on a terminal is a view of it. Its
+JSON Schema is `report_schema()`, published in the package as `report.schema.json`.
+"""
+
+import enum
+import json
+from importlib.resources import files as package_files
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Count = Annotated[int, Field(ge=0)]
+View = Literal["on-policy", "fixed-set"]
+
+
+class ExitCode(enum.IntEnum):
+    """What a command's exit status means; the README has the same table."""
+
+    DONE = 0
+    BAD_INPUT = 2
+    NOTHING_MEASURED = 3
+    BUG = 101
+    INTERRUPTED = 130
+
+
+class _Part(BaseModel):
+    """A piece of the report: frozen, and no key that the schema does not name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Provenance(_Part):
+    """How the figures came about. The one block that may differ between two equal scans."""
+
+    started_at: str
+    seconds: float
+    reused_passes: Count = Field(description="Passes of an earlier scan that were not done again.")
+    versions: dict[str, str]
+    device: str
+    dtype: str
+    seed: int
+    options: dict[str, Any]
+    base: dict[str, Any]
+    inputs: dict[str, str] = Field(description="SHA-256 of each file read, by path within the run.")
+
+
+class CheckpointInfo(_Part):
+    """One checkpoint of the run. `measured` is false if a finding says why not."""
+
+    name: str
+    step: int | None
+    measured: bool
+
+
+class RunInfo(_Part):
+    """The run as found on disk."""
+
+    name: str
+    framework: str
+    steps: int | None = Field(description="Optimizer steps of the whole run, if known.")
+    temperature: float
+    temperature_source: str
+    checkpoints: list[CheckpointInfo]
+
+
+class AdapterInfo(_Part):
+    """What the adapters' configuration says."""
+
+    kind: Literal["lora"]
+    init: str
+    rank: int
+    alpha: float
+    target_modules: list[str]
+    use_dora: bool
+    use_rslora: bool
+
+
+class ReferenceInfo(_Part):
+    """Which model stands for the reference policy, and why."""
+
+    kind: Literal["adapter-off", "base", "ref-adapter", "init-adapter", "path"]
+    reason: str
+
+
+class RolloutsInfo(_Part):
+    """The completions that were replayed."""
+
+    source: str
+    selected: Count = Field(description="Completions replayed.")
+    groups: Count
+    clusters: Count = Field(description="Distinct prompts.")
+    distinct: Count = Field(description="Distinct completions of distinct prompts.")
+    tokens: Count = Field(description="Counted completion tokens, each completion once.")
+    ids_exact: bool = Field(description="True only if every completion's ids are as sampled.")
+    eval_excluded: Count = Field(description="Completions of evaluations that were left out.")
+    duplicates_dropped: Count = Field(description="Completions of a batch that was written twice.")
+    lines_skipped: Count = Field(description="Completions dropped by --skip-bad-lines.")
+    unknown_fields: dict[str, Count] = Field(description="Fields nobody reads, and how often.")
+    cut_off: Count = Field(description="Selected completions known to end at the length limit.")
+    cut_off_unknown: Count = Field(description="Selected completions for which that is unknown.")
+    steps: list[int] = Field(description="Optimizer steps that the sampling policies had done.")
+    fixed_set: list[str] = Field(description="Group ids of the fixed set.")
+
+
+class Fidelity(_Part):
+    """Whether the replay reproduces what the run logged at a checkpoint."""
+
+    checkpoint: str
+    status: Literal["pass", "warn", "fail", "cannot-tell"]
+    figures: dict[str, float | None]
+    reason: str | None
+
+
+class Measurement(_Part):
+    """One number with what it is of. Exactly one of `value` and `reason` is null.
+
+    `value` is the unweighted mean over clusters (prompts) of the mean over their completions.
+    """
+
+    checkpoint: int | str
+    view: View
+    signal: str | None
+    sharpening: float | None
+    against: str | None
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n_clusters: Count
+    n_groups: Count
+    n_completions: Count
+    n_tokens: Count
+    reason: str | None
+
+    @model_validator(mode="after")
+    def _value_or_reason(self) -> "Measurement":
+        if (self.value is None) == (self.reason is None):
+            raise ValueError(f"{self.name}: give a value or the reason why there is none")
+        return self
+
+
+class Share(_Part):
+    """A share of completions with its interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class SettledBy(_Part):
+    """What would settle an inconclusive verdict."""
+
+    clusters_more: int | None
+    reason: str
+
+
+class Verdict(_Part):
+    """The regime of one signal at one checkpoint in one view."""
+
+    checkpoint: int | str
+    view: View
+    signal: str
+    sharpening: float
+    regime: str
+    shares: dict[str, Share]
+    left_out: dict[str, Count]
+    disagree: float | None
+    n_clusters: Count
+    n_groups: Count
+    n_completions: Count
+    n_distinct: Count
+    n_tokens: Count
+    causes: list[str]
+    settled_by: SettledBy | None
+
+
+class Finding(_Part):
+    """Something the reader should know. `id` is stable, kebab-case, with a hyphen in it."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)+$")]
+    level: Literal["error", "warn", "note"]
+    checkpoint: int | str | None
+    signal: str | None
+    message: str
+    evidence: dict[str, Any]
+    cause_of: list[str] = []
+    caused_by: str | None = None
+    action: str
+    source: str
+
+
+class Threshold(_Part):
+    """A cut as data: `value comparator` decides, `source` says where the number comes from."""
+
+    id: str
+    value: float
+    comparator: Literal["<", "<=", ">", ">="]
+    source: str
+
+
+class Report(_Part):
+    """Everything a scan found; the document in `report.json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    tool: dict[str, str]
+    status: Literal["complete", "nothing-measured"]
+    provenance: Provenance
+    run: RunInfo
+    adapter: AdapterInfo
+    reference: ReferenceInfo
+    rollouts: RolloutsInfo
+    replay_fidelity: list[Fidelity]
+    measurements: list[Measurement]
+    verdicts: list[Verdict]
+    findings: list[Finding]
+    thresholds: list[Threshold]
+    files: dict[str, str | None] = Field(
+        description="Files of the result folder and their SHA-256 (null for report.json itself)."
+    )
+
+    def to_json(self) -> str:
+        """The document, two-space indented. JSON has no NaN: one would be our bug."""
+        return json.dumps(self.model_dump(mode="python"), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Report":
+        """Read a document; raises pydantic.ValidationError where it breaks the schema."""
+        return cls.model_validate_json(text)
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema of `report.json`, from the models above."""
+    schema = Report.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return schema
+
+
+def published_schema() -> dict[str, Any]:
+    """The JSON Schema file in the package."""
+    text = package_files("arca_diag").joinpath("report.schema.json").read_text("utf-8")
+    return json.loads(text)

@@ -1,0 +1,50 @@
+"""The mask convention, stated and checked once: `mask` is True where a token counts.
+
+After replay everything is float64 NumPy on the CPU: judging, re-judging and rendering a saved
+result must not need torch. Arrays are padded to `(completion, token)`; what stands in the
+padding never matters.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+def check_masked(
+    values: Float[np.ndarray, "completion token"],
+    mask: Bool[np.ndarray, "completion token"],
+    *,
+    minimum: float | None = None,
+) -> None:
+    """Check that `values` and `mask` form one valid padded batch.
+
+    Raises:
+        ValueError: The shapes differ or are not two-dimensional, or a counted value is NaN,
+            infinite or below `minimum`.
+    """
+    if values.ndim != 2 or values.shape != mask.shape:  # NumPy would broadcast silently
+        raise ValueError(
+            f"values and mask must share one (completion, token) shape, "
+            f"got {values.shape} and {mask.shape}"
+        )
+    counted = values[mask]
+    if not np.isfinite(counted).all():
+        raise ValueError("a counted value is NaN or infinite")
+    if minimum is not None and counted.size and counted.min() < minimum:
+        raise ValueError(f"counted values must be >= {minimum}, got {counted.min():.4g}")
+
+
+def padded(
+    flat: Float[np.ndarray, " row"] | Bool[np.ndarray, " row"],
+    lengths: np.ndarray,
+    fill: float | bool,
+) -> np.ndarray:
+    """Lay rows of consecutive completions out as `(completion, token)`, padded with `fill`.
+
+    Args:
+        flat: The tokens of all completions, one completion after the other.
+        lengths: How many rows each completion has; their sum is `len(flat)`.
+        fill: What to put behind the end of a shorter completion.
+    """
+    out = np.full((len(lengths), int(lengths.max(initial=0))), fill, dtype=flat.dtype)
+    out[np.arange(out.shape[1]) < np.asarray(lengths)[:, None]] = flat
+    return out

@@ -1,0 +1,210 @@
+"""The result folder: whether it is ours, whether it is this scan's, and writing it whole.
+
+A marker file lists what lies in the folder and what it was made from. Only listed files are
+ever replaced or deleted. `report.json` comes last: without it a result is not finished.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+from arca_diag.errors import ResultError
+from arca_diag.results import Report
+
+MARKER = ".arca-diag.json"
+REPORT = "report.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a result is of: replay options, and the files it was made from.
+
+    Attributes:
+        options: Options that move a number and need the model.
+        inputs: SHA-256 of every input file, by its path within the run.
+    """
+
+    options: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """A result that lies in the folder already; `report` is None if it was never finished."""
+
+    identity: Identity
+    report: Report | None
+
+
+def look(folder: Path) -> Earlier | None:
+    """What is in the folder: None if it does not exist or is empty.
+
+    Raises:
+        ResultError: It is no folder, a symbolic link, or holds files that are not ours.
+    """
+    if folder.is_symlink():
+        raise ResultError(f"{folder} is a symbolic link", hint="give another folder with --out")
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise ResultError(f"{folder} is not a folder", hint="give another one with --out")
+    marker = folder / MARKER
+    if not marker.is_file() or marker.is_symlink():
+        if any(folder.iterdir()):
+            raise ResultError(
+                f"{folder} is not empty and is no result of arca-diag",
+                hint="give another folder with --out; nothing in this one is touched",
+            )
+        return None
+    written = _read_marker(marker)
+    try:
+        report = Report.from_json((folder / REPORT).read_bytes())
+    except (OSError, ValidationError):
+        report = None
+    identity = Identity(options=written["options"], inputs=written["inputs"])
+    return Earlier(identity=identity, report=report)
+
+
+def check_same(folder: Path, earlier: Identity, now: Identity) -> None:
+    """Check that a new scan would continue this result and not replace it.
+
+    More inputs than before is growth; a changed or a missing one is another scan.
+
+    Raises:
+        ResultError: Another scan; the first difference is named.
+    """
+    hint = "choose another folder with --out, or replace this result with --force"
+    for key, value in now.options.items():
+        if earlier.options.get(key) != value:
+            raise ResultError(
+                f"{folder} holds a result of other options: {key} was "
+                f"{earlier.options.get(key)!r}, now {value!r}",
+                hint=hint,
+            )
+    for path, digest in earlier.inputs.items():
+        if now.inputs.get(path) != digest:
+            what = "has changed" if path in now.inputs else "is gone"
+            raise ResultError(f"{folder} holds a result of other inputs: {path} {what}", hint=hint)
+
+
+def prepare(folder: Path, identity: Identity, *, keep: bool) -> None:
+    """Make the folder ours, before the long work, and find out now whether it can be written.
+
+    Args:
+        folder: The result folder; made if need be.
+        identity: What the coming result is of.
+        keep: Leave a finished result where it is until the new one takes its place; otherwise
+            the files that the marker lists are deleted.
+
+    Raises:
+        ResultError: It cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if keep:
+            _write_file(folder / MARKER, (folder / MARKER).read_bytes())
+            return
+        listed = _read_marker(folder / MARKER)["files"] if (folder / MARKER).is_file() else []
+        for name in listed:
+            _inside(folder, name).unlink(missing_ok=True)
+        _write_marker(folder, identity, files=[])
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def write(folder: Path, identity: Identity, files: Mapping[str, bytes]) -> None:
+    """Write all files beside their places and rename them, report.json last.
+
+    Raises:
+        ResultError: The folder cannot be written.
+    """
+    names = [name for name in files if name != REPORT] + [REPORT]
+    try:
+        # Listed before they are there: what a crash leaves behind is ours to delete.
+        _write_marker(folder, identity, files=names)
+        for name in names:
+            _write_file(_inside(folder, name), files[name])
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def read_table(folder: Path, report: Report, name: str) -> pd.DataFrame:
+    """A table of a finished result.
+
+    Raises:
+        ResultError: It is absent or is not the one that the report was made with.
+    """
+    try:
+        data = (folder / name).read_bytes()
+    except OSError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != report.files.get(name):
+        raise ResultError(
+            f"{folder / name} is missing or was changed since it was written",
+            hint="scan again with --force",
+        )
+    return pd.read_parquet(io.BytesIO(data))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A listed file's path; never one outside the folder."""
+    path = folder / name
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise ResultError(f"{folder / MARKER} lists a file outside the folder: {name}")
+    return path
+
+
+def _read_marker(path: Path) -> dict[str, Any]:
+    try:
+        written = json.loads(path.read_bytes())
+        if written["format"] != _FORMAT:
+            raise ValueError(f"format {written['format']}")
+        ok = isinstance(written["options"], dict) and isinstance(written["inputs"], dict)
+        if not ok or not all(isinstance(name, str) for name in written["files"]):
+            raise ValueError("damaged")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResultError(
+            f"{path} is damaged or of another version: {error}",
+            hint="give another folder with --out",
+        ) from None
+    return written
+
+
+def _write_marker(folder: Path, identity: Identity, files: list[str]) -> None:
+    content = {
+        "format": _FORMAT,
+        "made_by": "arca-diag",
+        "options": dict(identity.options),
+        "inputs": dict(identity.inputs),
+        "files": files,
+    }
+    _write_file(folder / MARKER, json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_bytes(data)
+    os.replace(beside, path)
+
+
+def _unwritable(folder: Path, error: OSError) -> ResultError:
+    return ResultError(
+        f"{folder} cannot be written: {error.strerror}",
+        hint="give a folder that can be written with --out",
+    )

@@ -1,0 +1,477 @@
+"""The three tables of a result, and the measurements that summarise them.
+
+`tokens` has a row a token and checkpoint, `trajectories` a row a completion, checkpoint, signal
+and sharpening, `rollouts` a row a completion. The first holds all that judging needs: other
+credit, epsilon or sharpening are applied to it again without a model.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arca_diag.credit import credit_weights
+from arca_diag.diagnostics import DIAGNOSTICS
+from arca_diag.diagnostics.uncertainty import cluster_mean
+from arca_diag.inputs.rollouts.record import Rollout, hash_ids
+from arca_diag.inputs.selection import Selection
+from arca_diag.replay.scores import Replayed
+from arca_diag.results import Measurement, Report, View
+from arca_diag.shapes import padded
+from arca_diag.signals import SIGNAL_NAMES, SIGNALS, TokenScores, entropy_drop
+from arca_diag.verdict import NO_SIGNAL, classify
+
+_KEY = [("checkpoint", pa.string()), ("checkpoint_step", pa.int64())]
+_ROLLOUT = [
+    ("rollout_id", pa.string()),
+    ("rollout_step", pa.int64()),
+    ("group_id", pa.string()),
+]
+TOKENS = pa.schema(
+    [
+        *_KEY,
+        *_ROLLOUT,
+        ("position", pa.int32()),
+        ("token_id", pa.int64()),
+        ("token", pa.string()),
+        ("counted", pa.bool_()),
+        *(
+            (name, pa.float64())
+            for name in (
+                "surprisal",
+                "entropy",
+                "entropy_reduction",
+                "log_ratio",
+                "divergence",
+                "kl_exact",
+                "residual",
+                "relative_residual",
+                "ref_surprisal",
+                "ref_entropy",
+                "ref_entropy_reduction",
+            )
+        ),
+        *((f"w_{name}", pa.float64()) for name in SIGNAL_NAMES),
+    ]
+)
+TRAJECTORIES = pa.schema(
+    [
+        *_KEY,
+        *_ROLLOUT,
+        ("own_set", pa.bool_()),
+        ("fixed_set", pa.bool_()),
+        ("n_tokens", pa.int32()),
+        ("signal", pa.string()),
+        ("sharpening", pa.float64()),
+        *((diagnostic.name, pa.float64()) for diagnostic in DIAGNOSTICS),
+        ("class", pa.string()),
+    ]
+)
+ROLLOUTS = pa.schema(
+    [
+        ("rollout_id", pa.string()),
+        ("group_id", pa.string()),
+        ("cluster", pa.string()),
+        ("completion", pa.string()),
+        ("rollout_step", pa.int64()),
+        ("reward", pa.float64()),
+        ("advantage", pa.float64()),
+        ("finish_reason", pa.string()),
+        ("ids_exact", pa.bool_()),
+        ("n_prompt_tokens", pa.int32()),
+        ("n_completion_tokens", pa.int32()),
+        ("prompt_text", pa.string()),
+        ("completion_text", pa.string()),
+    ]
+)
+_CELLS = 2_000_000  # padded cells judged at once: bounds memory, moves no number
+
+
+def rollout_table(rollouts: Iterable[Rollout]) -> pd.DataFrame:
+    """One row a completion. A per-token advantage is given by its mean over counted tokens."""
+    rows = [
+        {
+            "rollout_id": r.id,
+            "group_id": r.group_id,
+            "cluster": r.cluster,
+            "completion": hash_ids(r.completion_ids),
+            "rollout_step": r.step,
+            "reward": r.reward,
+            "advantage": _one_advantage(r),
+            "finish_reason": r.finish_reason,
+            "ids_exact": r.ids_exact,
+            "n_prompt_tokens": len(r.prompt_ids),
+            "n_completion_tokens": len(r.completion_ids),
+            "prompt_text": r.prompt_text,
+            "completion_text": r.completion_text,
+        }
+        for r in rollouts
+    ]
+    frame = pd.DataFrame(rows, columns=ROLLOUTS.names)
+    frame["rollout_step"] = frame["rollout_step"].astype("Int64")
+    return frame
+
+
+def token_table(
+    replayed: Iterable[Replayed], steps: dict[str, int | None], pieces: Sequence[str] | None
+) -> pd.DataFrame:
+    """One row a token and checkpoint, with every raw signal; weights come with `judge`.
+
+    Args:
+        replayed: What the model said.
+        steps: Checkpoint name -> its step.
+        pieces: Token id -> its text as the tokenizer writes it; None without a tokenizer.
+
+    Returns:
+        Rows ordered by checkpoint step, rollout step, rollout and position.
+    """
+    order = {name: place for place, name in enumerate(steps)}
+    items = sorted(
+        replayed,
+        key=lambda r: (
+            order[r.checkpoint],
+            -1 if r.rollout.step is None else r.rollout.step,
+            r.rollout.id,
+        ),
+    )
+    lengths = np.array([len(r.logprob) for r in items], dtype=np.int64)
+    rollouts = [r.rollout for r in items]
+    ids = np.array([i for r in rollouts for i in r.completion_ids], dtype=np.int64)
+    counted = np.array([m for r in rollouts for m in r.mask], dtype=bool)
+    flat = {
+        name: np.concatenate([getattr(r, name) for r in items]) if items else np.empty(0)
+        for name in (
+            "logprob",
+            "entropy",
+            "ref_logprob",
+            "ref_entropy",
+            "kl_exact",
+            "residual",
+            "ref_norm",
+        )
+    }
+    columns: dict[str, object] = {
+        "checkpoint": np.repeat(np.array([r.checkpoint for r in items], dtype=object), lengths),
+        "checkpoint_step": _steps([steps[r.checkpoint] for r in items], lengths),
+        "rollout_id": np.repeat(np.array([r.id for r in rollouts], dtype=object), lengths),
+        "rollout_step": _steps([r.step for r in rollouts], lengths),
+        "group_id": np.repeat(np.array([r.group_id for r in rollouts], dtype=object), lengths),
+        "position": np.concatenate([np.arange(n) for n in lengths]) if items else np.empty(0),
+        "token_id": ids,
+        "token": None if pieces is None else np.array(pieces, dtype=object)[ids],
+        "counted": counted,
+        "log_ratio": flat["logprob"] - flat["ref_logprob"],
+        "ref_surprisal": -flat["ref_logprob"],
+        "ref_entropy": flat["ref_entropy"],
+    }
+    for name in (*SIGNAL_NAMES, "ref_entropy_reduction"):
+        columns[name] = np.empty(len(ids))
+    for rows, part in _chunks(lengths):
+        mask = padded(counted[rows], part, False)
+        arrays = {name: padded(values[rows], part, np.nan) for name, values in flat.items()}
+        scores = TokenScores(mask=mask, **arrays)
+        inside = np.arange(mask.shape[1]) < part[:, None]
+        for signal in SIGNALS:
+            columns[signal.name][rows] = signal.measure(scores)[inside]  # type: ignore[index]
+        drop = entropy_drop(scores.ref_entropy, mask)
+        columns["ref_entropy_reduction"][rows] = drop[inside]  # type: ignore[index]
+    return pd.DataFrame(columns, columns=[n for n in TOKENS.names if not n.startswith("w_")])
+
+
+def memberships(selection: Selection, checkpoints: Iterable[str]) -> pd.DataFrame:
+    """Which completions are in which checkpoint's own set, and which in the fixed set.
+
+    Returns:
+        Columns `own_set` and `fixed_set`, indexed by checkpoint and rollout_id.
+    """
+    fixed = {g.id for g in selection.fixed}
+    rows = []
+    for name in checkpoints:
+        own = {g.id for g in selection.own[name]}
+        for group in selection.for_checkpoint(name):
+            rows += [(name, r.id, group.id in own, group.id in fixed) for r in group.rollouts]
+    frame = pd.DataFrame(rows, columns=["checkpoint", "rollout_id", "own_set", "fixed_set"])
+    return frame.set_index(["checkpoint", "rollout_id"])
+
+
+def saved_memberships(trajectories: pd.DataFrame) -> pd.DataFrame:
+    """The same, from a saved trajectories.parquet."""
+    columns = ["checkpoint", "rollout_id", "own_set", "fixed_set"]
+    return trajectories[columns].drop_duplicates().set_index(["checkpoint", "rollout_id"])
+
+
+def judge(
+    tokens: pd.DataFrame,
+    members: pd.DataFrame,
+    *,
+    epsilon: float,
+    sharpening: float,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Turn every signal into credit and measure how concentrated it is. Needs no model.
+
+    Args:
+        tokens: As from `token_table` or a saved tokens.parquet; rows of a completion together.
+        members: As from `memberships` or `saved_memberships`.
+        epsilon: The floor added to every score.
+        sharpening: The configured power; figures are given at 1 too.
+
+    Returns:
+        The tokens with their weights at the configured sharpening, and the trajectories.
+    """
+    starts = _starts(tokens)
+    lengths = np.diff(np.append(starts, len(tokens)))
+    head = tokens.iloc[starts]
+    counted = tokens["counted"].to_numpy(bool)
+    pairs = pd.MultiIndex.from_frame(head[["checkpoint", "rollout_id"]])
+    keys = head[["checkpoint", "checkpoint_step", "rollout_id", "rollout_step", "group_id"]]
+    sets = members.loc[pairs]
+    keys = keys.assign(
+        own_set=sets["own_set"].to_numpy(bool), fixed_set=sets["fixed_set"].to_numpy(bool)
+    )
+    n_tokens = np.add.reduceat(counted.astype(int), starts) if len(starts) else np.empty(0, int)
+
+    weights = {f"w_{name}": np.full(len(tokens), np.nan) for name in SIGNAL_NAMES}
+    trajectories = []
+    for name in SIGNAL_NAMES:
+        raw = tokens[name].to_numpy(float)
+        for power in sorted({1.0, float(sharpening)}):
+            figures = {d.name: np.full(len(starts), np.nan) for d in DIAGNOSTICS}
+            no_signal = np.zeros(len(starts), dtype=bool)
+            for rows, part, span in _chunks_with_span(lengths):
+                mask = padded(counted[rows], part, False)
+                scores = padded(raw[rows], part, np.nan)
+                share = credit_weights(scores, mask, epsilon=epsilon, sharpening=power)
+                no_signal[span] = ~(np.where(mask, scores, 0.0) > 0).any(axis=1)
+                for diagnostic in DIAGNOSTICS:
+                    figures[diagnostic.name][span] = diagnostic.measure(share, mask)
+                if power == sharpening:
+                    inside = np.arange(mask.shape[1]) < part[:, None]
+                    weights[f"w_{name}"][rows] = share[inside]
+            named = classify(
+                figures["gini_corrected"], figures["effn_corrected"], n_tokens, no_signal
+            )
+            trajectories.append(
+                keys.assign(
+                    n_tokens=n_tokens, signal=name, sharpening=power, **figures, **{"class": named}
+                )
+            )
+    judged = tokens.drop(columns=list(weights), errors="ignore").assign(**weights)
+    whole = pd.concat(trajectories, ignore_index=True)
+    return judged[TOKENS.names], whole[TRAJECTORIES.names]
+
+
+def measure(
+    tokens: pd.DataFrame, trajectories: pd.DataFrame, rollouts: pd.DataFrame
+) -> list[Measurement]:
+    """Every figure of every checkpoint, view, signal and sharpening, with what it is of."""
+    clusters = rollouts.set_index("rollout_id")["cluster"]
+    rows = trajectories.assign(cluster=trajectories["rollout_id"].map(clusters))
+    counted = tokens[tokens["counted"]]
+    means = counted.groupby(["checkpoint", "rollout_id"], sort=False)[list(SIGNAL_NAMES)].mean()
+    out = []
+    for name in rows["checkpoint"].unique():
+        at = rows[rows["checkpoint"] == name]
+        step = at["checkpoint_step"].iloc[0]
+        label: int | str = name if pd.isna(step) else int(step)
+        views: tuple[tuple[View, str], ...] = (
+            ("on-policy", "own_set"),
+            ("fixed-set", "fixed_set"),
+        )
+        for view, member in views:
+            inside = at[at[member]]
+            one = inside[(inside["signal"] == SIGNAL_NAMES[0]) & (inside["sharpening"] == 1.0)]
+            out += _distances(label, view, one, step)
+            for signal in SIGNAL_NAMES:
+                pairs = pd.MultiIndex.from_frame(one[["checkpoint", "rollout_id"]])
+                values = means[signal].reindex(pairs).to_numpy(float)
+                out.append(_one(label, view, signal, None, "mean", values, one))
+                of_signal = inside[inside["signal"] == signal]
+                for power, part in of_signal.groupby("sharpening"):
+                    for diagnostic in DIAGNOSTICS:
+                        values = part[diagnostic.name].to_numpy(float)
+                        out.append(
+                            _one(label, view, signal, float(power), diagnostic.name, values, part)
+                        )
+    return out
+
+
+def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
+    """The table as parquet, with exactly the columns and types of its schema."""
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+    return sink.getvalue()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The three tables of a result."""
+
+    tokens: pd.DataFrame
+    trajectories: pd.DataFrame
+    rollouts: pd.DataFrame
+
+    def to_parquet(self) -> dict[str, bytes]:
+        """The tables as files of the result folder."""
+        return {
+            "tokens.parquet": to_parquet(self.tokens, TOKENS),
+            "trajectories.parquet": to_parquet(self.trajectories, TRAJECTORIES),
+            "rollouts.parquet": to_parquet(self.rollouts, ROLLOUTS),
+        }
+
+
+def redact(report: Report, frames: Tables, salt: bytes) -> tuple[Report, Tables]:
+    """Report and tables without any text, and without token ids, which decode to it.
+
+    Names of rollouts, groups, prompts and completions become salted hashes: equal names stay
+    equal.
+    """
+    rollouts = frames.rollouts.assign(prompt_text=None, completion_text=None)
+    told = rollouts["finish_reason"].isin(["stop", "length"]) | rollouts["finish_reason"].isna()
+    rollouts["finish_reason"] = rollouts["finish_reason"].where(told, "other")
+    tokens = frames.tokens.assign(token=None, token_id=None)
+    hidden = Tables(
+        tokens=_renamed(tokens, salt),
+        trajectories=_renamed(frames.trajectories, salt),
+        rollouts=_renamed(rollouts, salt),
+    )
+    fixed = [pseudonym(name, salt) for name in report.rollouts.fixed_set]
+    info = report.rollouts.model_copy(update={"fixed_set": fixed, "unknown_fields": {}})
+    return report.model_copy(update={"rollouts": info}), hidden
+
+
+def _renamed(frame: pd.DataFrame, salt: bytes) -> pd.DataFrame:
+    """The table with every name in it replaced by its pseudonym."""
+    named = [c for c in ("rollout_id", "group_id", "cluster", "completion") if c in frame]
+    return frame.assign(
+        **{c: frame[c].map({n: pseudonym(n, salt) for n in frame[c].unique()}) for c in named}
+    )
+
+
+def pseudonym(name: str, salt: bytes) -> str:
+    """A name that stands for another and does not give it away without the salt."""
+    return hashlib.sha256(salt + name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _one_advantage(rollout: Rollout) -> float | None:
+    if isinstance(rollout.advantage, tuple):
+        counted = [a for a, m in zip(rollout.advantage, rollout.mask, strict=True) if m]
+        return float(np.mean(counted)) if counted else None
+    return rollout.advantage
+
+
+def _steps(values: list[int | None], lengths: np.ndarray) -> pd.Series:
+    return (
+        pd.Series(pd.array(values, dtype="Int64")).repeat(lengths.tolist()).reset_index(drop=True)
+    )
+
+
+def _starts(tokens: pd.DataFrame) -> np.ndarray:
+    """Where each completion's rows begin: its first token has position 0."""
+    return np.flatnonzero(tokens["position"].to_numpy() == 0)
+
+
+def _chunks_with_span(lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray, slice]]:
+    """Consecutive completions whose padded block stays within `_CELLS`."""
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(lengths):
+        last, widest = first, 0
+        while last < len(lengths):
+            widest = max(widest, int(lengths[last]))
+            if last > first and widest * (last + 1 - first) > _CELLS:
+                break
+            last += 1
+        rows = slice(int(ends[first] - lengths[first]), int(ends[last - 1]))
+        yield rows, lengths[first:last], slice(first, last)
+        first = last
+
+
+def _chunks(lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    for rows, part, _ in _chunks_with_span(lengths):
+        yield rows, part
+
+
+def _one(
+    checkpoint: int | str,
+    view: View,
+    signal: str | None,
+    sharpening: float | None,
+    name: str,
+    values: np.ndarray,
+    rows: pd.DataFrame,
+) -> Measurement:
+    defined = ~np.isnan(values)
+    value, n_clusters = cluster_mean(values, rows["cluster"].to_numpy(object))
+    used = rows[defined]
+    return Measurement(
+        checkpoint=checkpoint,
+        view=view,
+        signal=signal,
+        sharpening=sharpening,
+        against=None,
+        name=name,
+        value=value if n_clusters else None,
+        low=None,
+        high=None,
+        n_clusters=n_clusters,
+        n_groups=used["group_id"].nunique(),
+        n_completions=len(used),
+        n_tokens=int(used["n_tokens"].sum()),
+        reason=None if n_clusters else _reason(view, rows),
+    )
+
+
+def _reason(view: View, rows: pd.DataFrame) -> str:
+    if rows.empty:
+        where = "its window of steps" if view == "on-policy" else "the fixed set"
+        return f"no completion in {where}"
+    if (rows["class"] == NO_SIGNAL).any():
+        return "every raw score is exactly zero"
+    return "every completion counts fewer than two tokens"
+
+
+def _distances(
+    checkpoint: int | str, view: View, rows: pd.DataFrame, step: int | None
+) -> list[Measurement]:
+    """How many steps lie between a checkpoint and the policies that sampled its rollouts."""
+    known = rows[rows["rollout_step"].notna()]
+    apart = None
+    if not pd.isna(step) and len(known):
+        apart = (known["rollout_step"].astype("int64") - int(step)).abs()
+    out = []
+    for name, value in (
+        ("step_distance_median", None if apart is None else float(apart.median())),
+        ("step_distance_max", None if apart is None else float(apart.max())),
+    ):
+        used = known if apart is not None else rows.iloc[:0]
+        out.append(
+            Measurement(
+                checkpoint=checkpoint,
+                view=view,
+                signal=None,
+                sharpening=None,
+                against=None,
+                name=name,
+                value=value,
+                low=None,
+                high=None,
+                n_clusters=used["cluster"].nunique(),
+                n_groups=used["group_id"].nunique(),
+                n_completions=len(used),
+                n_tokens=int(used["n_tokens"].sum()),
+                reason=None
+                if value is not None
+                else (
+                    _reason(view, rows)
+                    if rows.empty
+                    else "the step of the checkpoint or of the rollouts is unknown"
+                ),
+            )
+        )
+    return out

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 STAMP := $(VENV)/.installed
-BASE := sample_runs/base-models/SmolLM2-135M-Instruct/model.safetensors
+BASE := sample_runs/base-models/SmolLM2-135M-Instruct/complete
 DEMO_OUT ?= demo-result
 
 .PHONY: demo test test-slow lint clean

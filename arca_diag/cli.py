@@ -19,7 +19,7 @@ from rich.text import Text
 
 from arca_diag import __version__
 from arca_diag.config import Credit, Device, Dtype, resolve
-from arca_diag.errors import ArcaError, NothingMeasuredError
+from arca_diag.errors import ArcaError
 from arca_diag.results import ExitCode
 
 app = typer.Typer(
@@ -174,6 +174,8 @@ def _scan(flags: dict[str, Any], as_json: bool, loudness: int) -> None:
             folder = _shown(diagnosis.folder)
             next_command = f"python -m json.tool {folder}/report.json | less"
             print_report(_stdout(), diagnosis.report, folder, next_command)
+        if diagnosis.report.status == "nothing-measured":
+            raise typer.Exit(ExitCode.NOTHING_MEASURED)
 
 
 def _sample_run() -> Path:
@@ -288,8 +290,7 @@ def _fixable_errors() -> Iterator[None]:
         _stderr().print(Text(f"error: {error}"), soft_wrap=True)
         if error.hint:
             _stderr().print(Text(f"   do: {error.hint}"), soft_wrap=True)
-        nothing = isinstance(error, NothingMeasuredError)
-        raise typer.Exit(ExitCode.NOTHING_MEASURED if nothing else ExitCode.BAD_INPUT) from None
+        raise typer.Exit(ExitCode.BAD_INPUT) from None
     except KeyboardInterrupt:
         _stderr().print(Text("interrupted: no finished result was touched"))
         raise typer.Exit(ExitCode.INTERRUPTED) from None

@@ -25,10 +25,6 @@ class ResultError(ArcaError):
     """The result folder cannot be used: it is not ours, not writable, or of other inputs."""
 
 
-class NothingMeasuredError(ArcaError):
-    """The scan ran, and not one figure could be measured."""
-
-
 def collected(faults: list[str], shown: int = 20) -> str:
     """One message for many faults, so that a file is mended in one go: the first 20 and a count."""
     more = len(faults) - shown

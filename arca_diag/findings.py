@@ -51,7 +51,7 @@ def input_findings(inputs: Inputs, selection: Selection) -> list[Finding]:
                     level="note",
                     checkpoint=checkpoint.label,
                     signal=None,
-                    message="no completion was sampled within "
+                    message="no completion is known to be sampled within "
                     f"{selection.window} steps of this checkpoint: no on-policy figures",
                     evidence={"window": selection.window},
                     action="train with logging_steps=1, or widen --window",

@@ -12,7 +12,6 @@ from typing import Literal
 
 from arca_diag import __version__, describe, findings, store, tables, verdict
 from arca_diag.config import ScanConfig
-from arca_diag.errors import NothingMeasuredError
 from arca_diag.inputs.gather import Inputs, gather
 from arca_diag.inputs.runs import find_run
 from arca_diag.inputs.selection import Selection, default_window, group_rollouts, select
@@ -42,7 +41,6 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
 
     Raises:
         ArcaError: Something in what was given that the user can mend.
-        NothingMeasuredError: Not one figure could be measured; the result is written.
     """
     progress = progress or Silent()
     begun, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
@@ -187,12 +185,6 @@ def _write(
         }
     )
     store.write(folder, identity, files | {store.REPORT: report.to_json().encode()})
-    if not measured:
-        reasons = sorted({m.reason for m in report.measurements if m.signal and m.reason})
-        raise NothingMeasuredError(
-            f"nothing could be measured: {'; '.join(reasons)}",
-            hint=f"{folder / store.REPORT} says what was tried",
-        )
     return Diagnosis(report=report, folder=folder, did=did)
 
 

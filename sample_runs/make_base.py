@@ -9,6 +9,7 @@ read in float32 differs from its bfloat16 rounding by as much as an early adapte
 """
 
 import importlib.metadata
+import json
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def gguf_file() -> Path:
 
 def main() -> None:
     """Write the folder, unless a complete one is there."""
-    if (TARGET / "model.safetensors").is_file():
+    if (TARGET / "complete").is_file():
         print(f"{TARGET.name} is there already")
         return
     source = gguf_file()
@@ -41,9 +42,14 @@ def main() -> None:
     model.config.dtype = torch.bfloat16
     model.config._name_or_path = "SmolLM2-135M-Instruct"
 
-    # Tokenizer first, weights last: a folder with weights in it is complete.
     tokenizer.save_pretrained(TARGET)
     model.save_pretrained(TARGET)
+    # transformers 4 reads rope_theta and does not know rope_parameters, where 5 put it.
+    path = TARGET / "config.json"
+    written = json.loads(path.read_text())
+    written["rope_theta"] = written["rope_parameters"]["rope_theta"]
+    path.write_text(json.dumps(dict(sorted(written.items())), indent=2) + "\n")
+    (TARGET / "complete").touch()
     print(f"wrote {TARGET.name}")
 
 

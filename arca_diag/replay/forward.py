@@ -28,6 +28,7 @@ class AdaptedModel:
         self.base = base
         self.peft: PeftModel | None = None
         self.kinds = _layer_shapes(base)
+        self.plain_head = base.get_output_embeddings()
 
     def add(self, adapter: Adapter) -> None:
         """Make one adapter resident under its checkpoint's name.
@@ -60,6 +61,11 @@ class AdaptedModel:
                 wide = torch.promote_types(self.base.dtype, torch.float32)
                 parameter.data = parameter.data.to(wide)
             parameter.requires_grad_(False)
+
+    @property
+    def head_is_adapted(self) -> bool:
+        """Whether an adapter sits in the head itself: PEFT has put another module there."""
+        return self.base.get_output_embeddings() is not self.plain_head
 
     @contextmanager
     def using(self, checkpoint: str | None) -> Iterator[None]:
@@ -183,7 +189,9 @@ def _replay_batch(
         progress.advance(tokens)
 
         def head(states: Tensor) -> Tensor:
-            with model.using(checkpoint):  # an adapter may sit in the head itself
+            if not model.head_is_adapted:
+                return model.head(states)
+            with model.using(checkpoint):
                 return model.head(states)
 
         return hidden, head

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_TILE_ELEMENTS = 2**24  # logits in a tile: 64 MB in float32, whatever the vocabulary
+_TILE_ELEMENTS = 2**22  # logits in a tile: 16 MB in float32, whatever the vocabulary
 
 #: Hidden states -> logits, as the model itself computes them.
 Head = Callable[[Tensor], Tensor]

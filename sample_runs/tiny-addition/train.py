@@ -15,7 +15,6 @@ import os
 import random
 import re
 import shutil
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +40,9 @@ from trl import GRPOConfig, GRPOTrainer
 from arca_diag.trl import recorder
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from curve import framework_versions, share, table, tenths  # noqa: E402  (beside the runs)
+
 RUN = Path(HERE.name)  # relative to the working directory that main() sets
 BASE = f"{HERE.name}/base"  # a string with `/`, as adapter_config.json shall hold it
 PROMPT = "{a}+{b}>"
@@ -168,6 +170,11 @@ def train_base() -> None:
             print(f"base step {step + 1}: loss {loss.item():.4f}", flush=True)
     tokenizer.save_pretrained(BASE)
     model.save_pretrained(BASE)
+    # transformers 4 reads rope_theta and does not know rope_parameters, where 5 put it.
+    path = Path(BASE) / "config.json"
+    written = json.loads(path.read_text())
+    written["rope_theta"] = written["rope_parameters"]["rope_theta"]
+    path.write_text(json.dumps(dict(sorted(written.items())), indent=2) + "\n")
 
 
 def _batch(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> dict[str, torch.Tensor]:
@@ -316,33 +323,12 @@ def measure(checkpoint: Path | None) -> dict[str, dict[str, float]]:
             ids = model.generate(**prompts, **sample, max_new_tokens=48)[:, start:]
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
         right = [is_right(t, a, b) for t, (a, b) in zip(texts, pairs, strict=True)]
-        share = sum(right) / len(right)
+        rate = sum(right) / len(right)
         result[name] = {
-            "right": share,
-            "error": math.sqrt(share * (1 - share) / len(right)),
+            "right": rate,
+            "error": math.sqrt(rate * (1 - rate) / len(right)),
             "length": (ids != tokenizer.pad_token_id).sum().item() / len(right),
         }
-    return result
-
-
-def tenths(log: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Mean reward, its standard error over steps, entropy and length in each tenth of the run."""
-    rows = [entry for entry in log if "reward" in entry]
-    result = []
-    for i in range(10):
-        part = rows[i * len(rows) // 10 : (i + 1) * len(rows) // 10]
-        reward = [entry["reward"] for entry in part]
-        result.append(
-            {
-                "from": part[0]["step"],
-                "to": part[-1]["step"],
-                "reward": statistics.mean(reward),
-                "error": statistics.stdev(reward) / math.sqrt(len(reward)),
-                "entropy": statistics.mean(entry["entropy"] for entry in part),
-                "length": statistics.mean(entry["completions/mean_length"] for entry in part),
-                "clipped": statistics.mean(entry["completions/clipped_ratio"] for entry in part),
-            }
-        )
     return result
 
 
@@ -379,8 +365,6 @@ Mean reward went from {first} in the first tenth of the run to {last} in the las
 error over the steps of a tenth. Entropy is TRL's, in nats per token; length in tokens, the
 closing one included.
 
-| Steps | Reward | Entropy | Length | Cut off at 48 |
-| --- | --- | --- | --- | --- |
 {table}
 
 Measured on {evaluated:,} problems (temperature 1; the standard errors are binomial):
@@ -402,17 +386,10 @@ that the base could not do. Do not read it as an example of a model learning a n
 def write_readme() -> None:
     """Measure, and write README.md; the versions are those that TRL wrote into its model card."""
     path = RUN / "README.md"
-    found = re.search(r"### Framework versions\n\n((?:- .+\n)+)", path.read_text(encoding="utf-8"))
-    if not found:
-        raise RuntimeError(f"no framework versions in {path}")
-    state = json.loads((RUN / "trainer_state.json").read_text())
-    curve = tenths(state["log_history"])
+    curve = tenths(RUN)
     first, last = curve[0], curve[-1]
     measured = {"base": measure(None)}
     measured |= {f"checkpoint-{n}": measure(RUN / f"checkpoint-{n}") for n in SAVE_AT}
-
-    def share(row: dict[str, float], key: str) -> str:
-        return f"{row[key]:.3f} ± {row['error']:.3f}"
 
     text = README.format(
         base_steps=BASE_STEPS,
@@ -422,11 +399,7 @@ def write_readme() -> None:
         last=share(last, "reward"),
         ratio=last["reward"] / first["reward"],
         sigmas=(last["reward"] - first["reward"]) / math.hypot(first["error"], last["error"]),
-        table="\n".join(
-            f"| {t['from']}-{t['to']} | {share(t, 'reward')} | {t['entropy']:.3f} "
-            f"| {t['length']:.1f} | {t['clipped']:.3f} |"
-            for t in curve
-        ),
+        table=table(curve),
         evaluated=EVALUATED,
         measured="\n".join(
             f"| {name} | {share(m['sampled'], 'right')} | {share(m['greedy'], 'right')} "
@@ -435,7 +408,7 @@ def write_readme() -> None:
         ),
         base_greedy=share(measured["base"]["greedy"], "right"),
         last_greedy=share(measured[f"checkpoint-{SAVE_AT[-1]}"]["greedy"], "right"),
-        versions=found[1].strip(),
+        versions=framework_versions(path),
     )
     path.write_text(text, encoding="utf-8")
     print(text, flush=True)

@@ -1,0 +1,91 @@
+"""The README names what the code has, and nothing else."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from arca_diag.config import ScanConfig
+from arca_diag.diagnostics import DIAGNOSTICS
+from arca_diag.results import ExitCode
+from arca_diag.signals import SIGNALS
+from arca_diag.verdict import CLASSES, NO_SIGNAL, SHORT, THRESHOLDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def section(title: str) -> str:
+    """The text under a second-level heading."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.M | re.S)
+    assert found, f"README has no section {title}"
+    return found[1]
+
+
+def rows(title: str) -> dict[str, str]:
+    """First cell -> whole row, of every table row whose first cell is code."""
+    return {m[1]: m[0] for m in re.finditer(r"^\| `([^`]+)` \|.*$", section(title), re.M)}
+
+
+def finding_ids() -> set[str]:
+    """Every id that findings.py can give, read from its source."""
+    tree = ast.parse((ROOT / "arca_diag" / "findings.py").read_text("utf-8"))
+    return {
+        keyword.value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding"
+        for keyword in node.keywords
+        if keyword.arg == "id" and isinstance(keyword.value, ast.Constant)
+    }
+
+
+def test_every_signal_has_its_row() -> None:
+    assert set(rows("Signals")) == {s.name for s in SIGNALS}
+
+
+def test_every_diagnostic_and_class_has_its_row() -> None:
+    expected = {d.name for d in DIAGNOSTICS} | {*CLASSES, SHORT, NO_SIGNAL}
+    assert set(rows("Diagnostics")) == expected
+
+
+def test_every_finding_has_its_row() -> None:
+    assert len(finding_ids()) >= 6
+    assert set(rows("Findings")) == finding_ids()
+
+
+def test_every_option_has_its_row() -> None:
+    options = {
+        name
+        for cell in re.findall(r"^\| (`[a-z].*?) \|", section("Your own run"), re.M)
+        for name in re.findall(r"`([^`]+)`", cell)
+    }
+    fields = {f.replace("_", "-") for f in ScanConfig.model_fields} - {"run"}
+    assert options == fields | {"json"}
+
+
+def test_every_exit_code_has_its_row() -> None:
+    codes = {int(m) for m in re.findall(r"^\| (\d+) \|", section("Results"), re.M)}
+    assert codes == {int(code) for code in ExitCode}
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS, ids=lambda t: t.id)
+def test_every_cut_in_the_readme_is_the_one_in_the_code(threshold) -> None:
+    side, _, name = threshold.id.partition("-")
+    if side == "tokens":
+        assert f"fewer than {threshold.value:g} tokens" in rows("Diagnostics")[SHORT]
+        return
+    cells = rows("Diagnostics")[name].split("|")
+    cell = cells[2 if side == "gini" else 3].strip()
+    assert cell == f"{threshold.comparator} {threshold.value:.2f}".replace(" 0.", " .")
+
+
+def test_every_module_is_in_the_file_tree() -> None:
+    tree = section("Where things are")
+    for path in (ROOT / "arca_diag").rglob("*.py"):
+        if not path.name.startswith("__"):
+            assert path.name in tree, path.name
+
+
+def test_the_change_log_has_the_heading_for_changed_verdicts() -> None:
+    assert "### Changed verdicts" in (ROOT / "CHANGELOG.md").read_text("utf-8")

@@ -151,10 +151,13 @@ def _file_layers(cwd: Path, run: Path) -> list[tuple[str, dict[str, Any]]]:
         try:
             with path.open("rb") as handle:
                 values = tomllib.load(handle)
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{name} is not valid TOML: {error}") from None
         if name == "pyproject.toml":
-            values = values.get("tool", {}).get("arca-diag", {})
+            tool = values.get("tool", {})
+            values = tool.get("arca-diag", {}) if isinstance(tool, dict) else tool
+            if not isinstance(values, dict):
+                raise ConfigError("pyproject.toml: [tool.arca-diag] is not a table")
         flat = {key.replace("-", "_"): value for key, value in values.items()}
         flat.pop("gate", None)  # the gate's policy is the gate's to read
         layers.append((name, flat))

@@ -20,7 +20,7 @@ from arca_diag.replay import device
 from arca_diag.replay.batches import Work
 from arca_diag.replay.forward import load_adapted, replay
 from arca_diag.report.charts import render_charts
-from arca_diag.results import Report
+from arca_diag.results import SCHEMA_VERSION, Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     )
     verdicts = verdict.exact_verdicts(trajectories, rollouts)
     report = Report(
+        schema_version=SCHEMA_VERSION,
         tool={"name": "arca-diag", "version": __version__},
         status="complete",
         provenance=describe.describe_provenance(

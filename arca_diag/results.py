@@ -30,7 +30,7 @@ class ExitCode(enum.IntEnum):
 class _Part(BaseModel):
     """A piece of the report: frozen, and no key that the schema does not name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Provenance(_Part):
@@ -205,7 +205,7 @@ class Threshold(_Part):
 class Report(_Part):
     """Everything a scan found; the document in `report.json`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1]
     tool: dict[str, str]
     status: Literal["complete", "nothing-measured"]
     provenance: Provenance
@@ -229,7 +229,7 @@ class Report(_Part):
     @classmethod
     def from_json(cls, text: str | bytes) -> "Report":
         """Read a document; raises pydantic.ValidationError where it breaks the schema."""
-        return cls.model_validate_json(text)
+        return cls.model_validate_json(text, strict=True)
 
 
 def report_schema() -> dict[str, Any]:

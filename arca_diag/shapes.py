@@ -21,16 +21,25 @@ def check_masked(
         ValueError: The shapes differ or are not two-dimensional, or a counted value is NaN,
             infinite or below `minimum`.
     """
-    if values.ndim != 2 or values.shape != mask.shape:  # NumPy would broadcast silently
-        raise ValueError(
-            f"values and mask must share one (completion, token) shape, "
-            f"got {values.shape} and {mask.shape}"
-        )
+    check_shapes(values, mask)
     counted = values[mask]
     if not np.isfinite(counted).all():
         raise ValueError("a counted value is NaN or infinite")
     if minimum is not None and counted.size and counted.min() < minimum:
         raise ValueError(f"counted values must be >= {minimum}, got {counted.min():.4g}")
+
+
+def check_shapes(values: np.ndarray, mask: np.ndarray) -> None:
+    """Check that both have one two-dimensional shape: NumPy would broadcast silently.
+
+    Raises:
+        ValueError: They have not.
+    """
+    if values.ndim != 2 or values.shape != mask.shape:
+        raise ValueError(
+            f"values and mask must share one (completion, token) shape, "
+            f"got {values.shape} and {mask.shape}"
+        )
 
 
 def padded(
@@ -44,7 +53,12 @@ def padded(
         flat: The tokens of all completions, one completion after the other.
         lengths: How many rows each completion has; their sum is `len(flat)`.
         fill: What to put behind the end of a shorter completion.
+
+    Raises:
+        ValueError: The lengths do not add up to the rows.
     """
+    if int(lengths.sum()) != len(flat):
+        raise ValueError(f"lengths add up to {int(lengths.sum())}, and there are {len(flat)} rows")
     out = np.full((len(lengths), int(lengths.max(initial=0))), fill, dtype=flat.dtype)
     out[np.arange(out.shape[1]) < np.asarray(lengths)[:, None]] = flat
     return out

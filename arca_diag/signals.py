@@ -63,7 +63,8 @@ def divergence(scores: TokenScores) -> Float[np.ndarray, "completion token"]:
 
     Of the sampled token only: the size of a log-ratio, not a KL divergence.
     """
-    return np.abs(scores.logprob - scores.ref_logprob)
+    with np.errstate(invalid="ignore"):  # whatever stands in the padding never matters
+        return np.abs(scores.logprob - scores.ref_logprob)
 
 
 def kl_exact(scores: TokenScores) -> Float[np.ndarray, "completion token"]:
@@ -80,8 +81,13 @@ def residual(scores: TokenScores) -> Float[np.ndarray, "completion token"]:
 
 
 def relative_residual(scores: TokenScores) -> Float[np.ndarray, "completion token"]:
-    """`residual` over the L2 norm of h_ref, >= 0, dimensionless. Not in the paper."""
-    return scores.residual / scores.ref_norm
+    """`residual` over the L2 norm of h_ref, >= 0, dimensionless. Not in the paper.
+
+    Infinite or NaN where h_ref is exactly 0, which a final norm never gives on a real model:
+    `credit_weights` refuses it.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return scores.residual / scores.ref_norm
 
 
 def entropy_drop(

@@ -50,10 +50,10 @@ def classify(
 ) -> np.ndarray:
     """Name the class of each completion.
 
-    In this order: None below two counted tokens (undefined), `no-signal` if all raw scores are
-    exactly zero, `short` below five tokens; else G^ and e^ each name one of CLASSES and the
-    milder of the two holds: the one nearer to `middle`, and `middle` if they lie on opposite
-    sides.
+    In this order: None below two counted tokens, `no-signal` if all raw scores are exactly zero,
+    `short` below five tokens, None where a figure is NaN; else G^ and e^ each name one of CLASSES
+    and the milder of the two holds: the one nearer to `middle`, and `middle` if they lie on
+    opposite sides.
 
     Args:
         gini_corrected: G^ in [0, 1], NaN where undefined.
@@ -82,6 +82,7 @@ def classify(
     milder = np.where(by_gini * by_effn <= 0, 0, milder)
 
     named = np.array(CLASSES, dtype=object)[milder + 2]
+    named[np.isnan(gini_corrected) | np.isnan(effn_corrected)] = None  # never "middle"
     named[passed("tokens-short", n_tokens)] = SHORT
     named[no_signal] = NO_SIGNAL
     named[n_tokens < 2] = None

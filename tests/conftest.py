@@ -1,8 +1,17 @@
-"""Builders of padded batches, and how hypothesis runs here."""
+"""Builders of padded batches, a small copy of the tiny sample, and how hypothesis runs here.
+
+Golden figures are written anew with
+
+    python -m pytest tests/test_end_to_end.py -k golden --update-golden
+
+which fails on purpose: look at the difference, then run the test again without the option.
+"""
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jaxtyping
 import numpy as np
@@ -14,6 +23,14 @@ from hypothesis import strategies as st
 settings.register_profile("arca", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("arca")
 
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "sample_runs" / "tiny-addition"
+
+#: What the small copy of the tiny sample holds: for each checkpoint N the file N + 1, which it
+#: sampled, and a few others.
+TINY_CHECKPOINTS = (2, 20, 100)
+TINY_COMPLETIONS = (1, 2, 3, 4, 10, 19, 20, 21, 22, 50, 99, 100, 101)
+
 #: What may stand where no token counts.
 GARBAGE = (0.0, -7.0, math.inf, -math.inf, math.nan)
 
@@ -22,6 +39,36 @@ SCORES = st.one_of(
     st.sampled_from([0.0, 0.0, 1.0, 1e-5]),
     st.floats(0.0, 1e6, allow_subnormal=False),
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write tests/golden anew from this checkout, and fail so that somebody looks",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny sample with three of its checkpoints. Shared: results go to another folder."""
+    run = tmp_path_factory.mktemp("sample") / TINY.name
+    shutil.copytree(TINY / "base", run / "base")
+    for step in TINY_CHECKPOINTS:
+        shutil.copytree(TINY / f"checkpoint-{step}", run / f"checkpoint-{step}")
+    (run / "completions").mkdir()
+    for number in TINY_COMPLETIONS:
+        name = f"completions/completions_{number:05}.parquet"
+        shutil.copyfile(TINY / name, run / name)
+    for path in TINY.glob("*.json"):
+        shutil.copyfile(path, run / path.name)
+    return run
+
+
+@pytest.fixture
+def own_run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_run` that a test may change."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "sample" / tiny_run.name))
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,8 @@ class TestClosedForms:
         assert weights_of(*alpha, epsilon=epsilon) == pytest.approx(expected, rel=1e-15)
 
     def test_the_defaults_are_equation_8_with_a_floor_of_1e_8(self):
-        expected = [(a + 1e-8) / (1e-8 + 3e-8) for a in (0.0, 1e-8, 0.0)]
-        assert credit_weights(*batch([0.0, 1e-8, 0.0]))[0] == pytest.approx(
-            [0.25, 0.5, 0.25], rel=1e-12
-        )
-        assert expected[1] == pytest.approx(0.5)
+        found = credit_weights(*batch([0.0, 1e-8, 0.0]))[0]
+        assert found == pytest.approx([0.25, 0.5, 0.25], rel=1e-12)
 
     def test_sharpening_two_squares(self):
         assert weights_of(1.0, 2.0, 3.0, epsilon=0.0, sharpening=2.0) == pytest.approx(
@@ -123,6 +120,11 @@ class TestInvariances:
         assert even == [0.5, 0.5]
         uneven = weights_of(1e-200, 2e-200, epsilon=0.0, sharpening=sharpening)
         assert uneven[1] / uneven[0] == pytest.approx(2.0**sharpening, rel=1e-12)
+
+    def test_a_loud_completion_never_drowns_a_quiet_one_of_the_same_batch(self):
+        values, mask = batch([1e-200, 2e-200], [1e100, 3e100])
+        weights = credit_weights(values, mask, epsilon=0.0, sharpening=2.0)
+        assert weights.tolist() == [pytest.approx([0.2, 0.8]), pytest.approx([0.1, 0.9])]
 
     def test_sharpening_huge_scores_does_not_overflow(self):
         assert weights_of(1e200, 2e200, sharpening=2.0) == pytest.approx([0.2, 0.8], rel=1e-12)

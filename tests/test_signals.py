@@ -9,7 +9,7 @@ from scipy import special
 
 from arca_diag.signals import SIGNAL_NAMES, SIGNALS, TokenScores, entropy_drop
 from tests import reference
-from tests.conftest import GARBAGE, Ragged, batch, laid_out, ragged
+from tests.conftest import GARBAGE, Ragged, ragged
 
 ENTROPIES = st.floats(0.0, 12.0)
 VOCABULARY, HIDDEN = 7, 4
@@ -285,8 +285,3 @@ class TestRegistry:
             assert signal.source
             if signal.name in equations:
                 assert signal.source.endswith(f"2606.00257v1, Eq. {equations[signal.name]}")
-
-    def test_laid_out_and_batch_put_the_same_tokens_in(self):
-        rows = [[1.0, 2.0], [], [3.0]]
-        it, (values, mask) = laid_out(rows, spare=2, seed=0), batch(*rows)
-        assert it.values[it.mask].tolist() == values[mask].tolist() == [1.0, 2.0, 3.0]

@@ -9,7 +9,7 @@ tokens, or no credit at all (weights that are NaN or all zero).
 import numpy as np
 from jaxtyping import Bool, Float
 
-from arca_diag.shapes import check_masked
+from arca_diag.shapes import check_masked, check_shapes
 
 
 def gini(
@@ -84,9 +84,6 @@ def effn_ratio(
     array([0.25])
     """
     credit, defined, n = _credit(weights, mask)
-    # Scale by the largest weight: squares of tiny weights would underflow.
-    peak = credit.max(axis=1, keepdims=True, initial=0.0)
-    credit = credit / np.where(peak > 0, peak, 1.0)
     value = _divide(credit.sum(axis=1) ** 2, n * (credit**2).sum(axis=1), defined)
     return np.minimum(value, 1.0)  # equal weights can round to 1 + 1e-16
 
@@ -162,11 +159,15 @@ def token_share_90(
 def _credit(
     weights: Float[np.ndarray, "completion token"], mask: Bool[np.ndarray, "completion token"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights with 0 where nothing counts, where a figure is defined, and T."""
+    """Weights over the largest, 0 where nothing counts; where a figure is defined; and T."""
+    check_shapes(weights, mask)
     absent = (np.isnan(weights) & mask).any(axis=1)  # credit_weights: nothing to give
     usable = mask & ~absent[:, None]
     check_masked(weights, usable, minimum=0.0)
     credit = np.where(usable, weights, 0.0).astype(np.float64)
+    # Every figure is scale-free; over the largest weight, nothing over- or underflows.
+    peak = credit.max(axis=1, keepdims=True, initial=0.0)
+    credit /= np.where(peak > 0, peak, 1.0)
     n = mask.sum(axis=1)
     return credit, (n >= 2) & (credit > 0).any(axis=1), n
 

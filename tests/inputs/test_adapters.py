@@ -1,0 +1,205 @@
+import contextlib
+import hashlib
+import json
+
+import pytest
+import torch
+
+from arca_diag.errors import ArcaError, CheckpointError
+from arca_diag.inputs.adapters import check_same_kind, read_adapter
+from arca_diag.inputs.runs import Checkpoint
+from tests.inputs import SAMPLE, lora_tensors, write_adapter
+
+NAN, INF = float("nan"), float("inf")
+
+
+def refused(folder, says: str) -> CheckpointError:
+    """What `read_adapter` says of a folder; every message names the checkpoint."""
+    with pytest.raises(CheckpointError, match=says) as caught:
+        read_adapter(Checkpoint(name=folder.name, step=20, path=folder))
+    assert folder.name in str(caught.value)
+    return caught.value
+
+
+class TestWhatIsRead:
+    def test_the_sample(self):
+        folder = SAMPLE / "checkpoint-20"
+        weights = (folder / "adapter_model.safetensors").read_bytes()
+        found = read_adapter(Checkpoint(name=folder.name, step=20, path=folder))
+        assert found.base_name == "tiny-addition/base"
+        assert len(found.tensors) == 2 * 7 * 3  # A and B of seven projections in three layers
+        assert found.sha256 == hashlib.sha256(weights).hexdigest()
+        assert found.config["r"] == 4
+
+    def test_tensors_stay_in_memory_when_the_folder_vanishes(self, tmp_path):
+        found = read_adapter(write_adapter(tmp_path / "checkpoint-20"))
+        for path in (tmp_path / "checkpoint-20").iterdir():
+            path.unlink()
+        assert all(t.eq(1).all() for t in found.tensors.values())
+
+    @pytest.mark.parametrize("name", [None, 5, ["x"], ""], ids=repr)
+    def test_a_base_that_is_not_named_by_a_text_is_not_named(self, tmp_path, name):
+        folder = write_adapter(tmp_path / "checkpoint-20", {"base_model_name_or_path": name})
+        assert read_adapter(folder).base_name == ""
+
+    @pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal", None])
+    def test_initialisations_that_leave_the_base_alone_pass(self, tmp_path, init):
+        read_adapter(write_adapter(tmp_path / "checkpoint-20", {"init_lora_weights": init}))
+
+
+class TestIsZero:
+    ZERO = torch.zeros(4, 2)
+
+    @pytest.mark.parametrize(
+        ("config", "tensors", "zero"),
+        [
+            ({}, lora_tensors(), False),
+            ({}, lora_tensors(lora_B=ZERO), True),
+            ({}, lora_tensors(lora_A=torch.zeros(2, 3)), False),
+            ({"lora_alpha": 0}, lora_tensors(), True),
+            ({"lora_alpha": 0, "alpha_pattern": {"q": 4}}, lora_tensors(), False),
+            ({}, lora_tensors(lora_B=ZERO) | {"head.weight": torch.ones(2)}, False),
+            ({"lora_alpha": 0}, lora_tensors() | {"head.weight": torch.ones(2)}, False),
+            ({}, lora_tensors("a", lora_B=ZERO) | lora_tensors("b"), False),
+        ],
+        ids=[
+            "plain",
+            "B=0",
+            "A=0",
+            "alpha=0",
+            "alpha-pattern",
+            "B=0+head",
+            "alpha=0+head",
+            "one B",
+        ],
+    )
+    def test_it_is_when_nothing_can_come_of_it(self, tmp_path, config, tensors, zero):
+        assert read_adapter(write_adapter(tmp_path / "a", config, tensors)).is_zero is zero
+
+
+class TestHalfWritten:
+    def test_no_configuration(self, tmp_path):
+        folder = write_adapter(tmp_path / "checkpoint-20").path
+        (folder / "adapter_config.json").unlink()
+        error = refused(folder, r"adapter_config\.json is missing")
+        assert "half-written" in error.hint
+
+    def test_no_weights(self, tmp_path):
+        folder = write_adapter(tmp_path / "checkpoint-20").path
+        (folder / "adapter_model.safetensors").unlink()
+        error = refused(folder, r"adapter_model\.safetensors is missing")
+        assert "half-written" in error.hint
+
+    def test_no_folder_any_more(self, tmp_path):
+        refused(tmp_path / "checkpoint-20", "is missing")
+
+    @pytest.mark.parametrize("kept", [0, 4, 60, -1])
+    def test_truncated_weights(self, tmp_path, kept):
+        path = write_adapter(tmp_path / "checkpoint-20").path / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes()[:kept])
+        error = refused(path.parent, r"adapter_model\.safetensors cannot be read: ")
+        assert "truncated" in error.hint
+
+    def test_corrupt_weights(self, tmp_path):
+        path = write_adapter(tmp_path / "checkpoint-20").path / "adapter_model.safetensors"
+        path.write_bytes(b"\xff" * path.stat().st_size)
+        refused(path.parent, r"adapter_model\.safetensors cannot be read: ")
+
+    @pytest.mark.parametrize("text", [b"", b'{"r": 4', b"[" * 200_000, b"\xff\xfe\x00"], ids=len)
+    def test_a_configuration_that_is_not_json(self, tmp_path, text):
+        folder = write_adapter(tmp_path / "checkpoint-20").path
+        (folder / "adapter_config.json").write_bytes(text)
+        refused(folder, r"adapter_config\.json is not valid JSON: ")
+
+    @pytest.mark.parametrize("content", [[], "text", 5, None], ids=repr)
+    def test_a_configuration_that_is_no_object(self, tmp_path, content):
+        folder = write_adapter(tmp_path / "checkpoint-20").path
+        (folder / "adapter_config.json").write_text(json.dumps(content))
+        refused(folder, r"adapter_config\.json does not hold an object")
+
+
+class TestNotReplayable:
+    def test_pickled_weights_are_refused_with_the_reason(self, tmp_path):
+        folder = write_adapter(tmp_path / "checkpoint-20").path
+        weights = folder / "adapter_model.safetensors"
+        weights.rename(weights.with_suffix(".bin"))
+        error = refused(folder, r"adapter_model\.bin is a pickle, which can run code")
+        assert "safe_serialization=True" in error.hint
+
+    def test_pickled_weights_beside_safe_ones_are_left_alone(self, tmp_path):
+        folder = write_adapter(tmp_path / "checkpoint-20")
+        (folder.path / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+        assert read_adapter(folder).tensors
+
+    @pytest.mark.parametrize("kind", ["IA3", "lora", None, 5], ids=repr)
+    def test_an_adapter_that_is_not_lora(self, tmp_path, kind):
+        folder = write_adapter(tmp_path / "checkpoint-20", {"peft_type": kind}).path
+        refused(folder, rf"is not LoRA: .* peft_type {kind!r}")
+
+    @pytest.mark.parametrize(
+        "init", ["pissa", "pissa_niter_16", "olora", "corda", "lora_ga", "loftq"]
+    )
+    def test_an_initialisation_that_rewrites_the_base(self, tmp_path, init):
+        folder = write_adapter(tmp_path / "checkpoint-20", {"init_lora_weights": init}).path
+        error = refused(folder, rf"init_lora_weights='{init}' rewrites the base")
+        assert "convert" in error.hint
+
+    @pytest.mark.parametrize("bias", ["all", "lora_only"])
+    def test_trained_biases_of_the_base(self, tmp_path, bias):
+        folder = write_adapter(tmp_path / "checkpoint-20", {"bias": bias}).path
+        refused(folder, rf"bias='{bias}' trains biases of the base")
+
+    def test_no_lora_tensor(self, tmp_path):
+        tensors = {"model.weight": torch.ones(2, 2)}
+        folder = write_adapter(tmp_path / "checkpoint-20", tensors=tensors).path
+        refused(folder, "holds no LoRA tensor")
+
+    @pytest.mark.parametrize("bad", [NAN, INF, -INF])
+    @pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+    def test_a_tensor_with_nan_or_infinity_is_named(self, tmp_path, side, bad):
+        spoilt = torch.ones(2, 3) if side == "lora_A" else torch.ones(4, 2)
+        spoilt[1, 1] = bad
+        tensors = lora_tensors(**{side: spoilt})
+        folder = write_adapter(tmp_path / "checkpoint-20", tensors=tensors).path
+        error = refused(
+            folder,
+            rf"tensor base_model\.model\.layer\.{side}\.weight holds NaN or infinity "
+            rf"in 1 of {spoilt.numel()} places",
+        )
+        assert "earlier" in error.hint
+
+    def test_nan_is_seen_in_half_precision_and_beside_the_matrices(self, tmp_path):
+        tensors = lora_tensors() | {"layer.lora_magnitude": torch.tensor([NAN]).bfloat16()}
+        folder = write_adapter(tmp_path / "checkpoint-20", tensors=tensors).path
+        refused(folder, r"lora_magnitude holds NaN")
+
+    @pytest.mark.parametrize("shape", [(6,), (0, 3), ()], ids=str)
+    def test_a_shard_of_a_matrix(self, tmp_path, shape):
+        tensors = lora_tensors(lora_A=torch.ones(shape))
+        folder = write_adapter(tmp_path / "checkpoint-20", tensors=tensors).path
+        says = str(list(shape)).replace("[", r"\[").replace("]", r"\]")
+        error = refused(folder, rf"lora_A\.weight has shape {says}: a shard")
+        assert "stage3_gather_16bit_weights_on_model_save" in error.hint
+
+    def test_eight_bit_floats_are_read_or_refused_but_are_no_bug(self, tmp_path):
+        tensors = lora_tensors(lora_A=torch.ones(2, 3).to(torch.float8_e4m3fn))
+        folder = write_adapter(tmp_path / "checkpoint-20", tensors=tensors)
+        with contextlib.suppress(CheckpointError):
+            assert read_adapter(folder).tensors
+
+
+class TestAdaptersOfOneRun:
+    def test_those_that_name_one_base_belong_together(self, tmp_path):
+        pair = tuple(read_adapter(write_adapter(tmp_path / f"checkpoint-{n}")) for n in (1, 2))
+        check_same_kind(pair)
+
+    def test_those_that_name_two_do_not_and_both_are_named(self, tmp_path):
+        one = read_adapter(write_adapter(tmp_path / "checkpoint-1"))
+        other = read_adapter(
+            write_adapter(tmp_path / "checkpoint-2", {"base_model_name_or_path": "other/base"})
+        )
+        with pytest.raises(
+            ArcaError, match=r"checkpoint-1 'some/base', checkpoint-2 'other/base'"
+        ) as caught:
+            check_same_kind((one, other))
+        assert "--checkpoints" in caught.value.hint

@@ -8,6 +8,7 @@ which fails on purpose: look at the difference, then run the test again without 
 """
 
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
+
+# Tiny models gain nothing from threads, and lose much where the cores are shared. Read by torch
+# when it is imported, so it must stand here, before any test module does that.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples on every machine, however slow and busy it is.
 settings.register_profile("arca", deadline=None, derandomize=True, max_examples=60)

@@ -225,6 +225,9 @@ class TestAdaptersThatCannotBeUsed:
     def test_one_that_was_named(self, run, how):
         refused(run, "--checkpoints", "20", says=self.spoil(run, how))
 
+    def test_one_that_was_named_among_others(self, run):
+        refused(run, "--checkpoints", "2,20", says=self.spoil(run, "corrupt"))
+
     def test_one_that_was_named_by_its_path(self, run):
         says = self.spoil(run, "truncated")
         check_refused(scan(run / "checkpoint-20", *FEW), says, "copy or save it again")

@@ -28,6 +28,7 @@ IDENTITY = Identity(
 
 def report(**given: Any) -> Report:
     fields: dict[str, Any] = {
+        "schema_version": 1,
         "tool": {"name": "arca-diag", "version": "0"},
         "status": "complete",
         "provenance": Provenance(

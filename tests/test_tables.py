@@ -15,7 +15,6 @@ import pytest
 
 from arca_diag import tables
 from arca_diag.inputs.rollouts.record import Rollout
-from arca_diag.inputs.runs import Checkpoint
 from arca_diag.inputs.selection import Selection, group_rollouts
 from arca_diag.replay.scores import Replayed
 from arca_diag.results import Measurement
@@ -366,7 +365,7 @@ def test_rollouts_without_a_step_come_first() -> None:
 def test_no_replay_at_all_gives_tables_without_rows() -> None:
     tokens, trajectories = judge(
         token_table([], STEPS, PIECES),
-        memberships(Selection(own={n: () for n in STEPS}, fixed=(), window=1), STEPS),
+        memberships(Selection(own=dict.fromkeys(STEPS, ()), fixed=(), window=1), STEPS),
         epsilon=1e-8,
         sharpening=2.0,
     )

@@ -157,8 +157,8 @@ def _check_tensors(name: str, tensors: dict[str, torch.Tensor]) -> None:
     if not lora:
         raise CheckpointError(f"{name}/adapter_model.safetensors holds no LoRA tensor")
     for key, tensor in sorted(tensors.items()):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
+        if tensor.is_floating_point() and not (finite := torch.isfinite(tensor.float())).all():
+            bad = int((~finite).sum())
             raise CheckpointError(
                 f"{name}: tensor {key} holds NaN or infinity in {bad} of {tensor.numel()} places",
                 hint="training diverged before this checkpoint: scan an earlier one",

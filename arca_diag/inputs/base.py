@@ -69,12 +69,15 @@ def find_base(asked: str | None, named: str, run_root: Path, *, allow_download: 
             hint=_GIVE_BASE,
         )
     roots = [Path(), run_root, run_root.parent]
-    for root in roots:
-        path = root / name
-        if path.is_file() and path.suffix == ".gguf":
-            return Base(name=name, folder=path.parent, gguf_file=path.name, revision=None)
-        if (path / "config.json").is_file():
-            return _checked(Base(name=name, folder=path, gguf_file=None, revision=None))
+    try:
+        for root in roots:
+            path = root / name
+            if path.is_file() and path.suffix == ".gguf":
+                return Base(name=name, folder=path.parent, gguf_file=path.name, revision=None)
+            if (path / "config.json").is_file():
+                return _checked(Base(name=name, folder=path, gguf_file=None, revision=None))
+    except (OSError, ValueError):
+        pass  # a name that can be no path, too long or with a NUL in it: no hub id either
     return _from_cache(name, allow_download, explicit=asked is not None)
 
 
@@ -84,9 +87,9 @@ def _from_cache(name: str, allow_download: bool, explicit: bool) -> Base:
         found = snapshot_download(
             name, allow_patterns=list(_WANTED), local_files_only=not allow_download
         )
-    except HFValidationError:
+    except (HFValidationError, ValueError):
         raise ArcaError(
-            f"base model {name!r} (named by {who}) is not a folder here, nor a hub id",
+            f"base model {name!r:.200} (named by {who}) is not a folder here, nor a hub id",
             hint=_GIVE_BASE,
         ) from None
     except LocalEntryNotFoundError:
@@ -113,8 +116,12 @@ def _checked(base: Base) -> Base:
         )
     try:
         written = json.loads((base.folder / "config.json").read_bytes())
-    except ValueError as error:
-        raise ArcaError(f"base model {base.name!r}: config.json is not valid: {error}") from None
+        if not isinstance(written, dict):
+            raise ValueError("not an object")
+    except (ValueError, RecursionError) as error:
+        raise ArcaError(
+            f"base model {base.name!r}: config.json is not valid: {error}", hint=_GIVE_BASE
+        ) from None
     # transformers 5 moved rope_theta into rope_parameters, which 4.x does not know: it would
     # load the model with a default theta and be wrong without a word.
     if "rope_parameters" in written and "rope_theta" not in written and _transformers_major() < 5:
@@ -153,13 +160,13 @@ def load_model(base: Base, dtype: torch.dtype, device: str) -> Any:
 def _loading(base: Base, loader: Any, arguments: dict[str, Any]) -> Any:
     try:
         return loader.from_pretrained(str(base.folder), local_files_only=True, **arguments)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except Exception as error:  # damaged files make transformers raise anything at all
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         hint = "pip install 'arca-diag[gguf]'" if "gguf" in first.lower() else _GIVE_BASE
         raise ArcaError(
             f"base model {base.name!r} cannot be loaded: {type(error).__name__}: {first}",
             hint=hint,
-        ) from None
+        ) from error
 
 
 def load_tokenizer(folders: list[Path], base: Base) -> Any | None:
@@ -172,16 +179,19 @@ def load_tokenizer(folders: list[Path], base: Base) -> Any | None:
     for folder in [*folders, base.folder]:
         if not ((folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file()):
             continue
-        try:
-            return transformers.AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, ImportError, KeyError):
-            # A tokenizer saved by another major version names a class that this one lacks.
-            if (folder / "tokenizer.json").is_file():
-                return transformers.PreTrainedTokenizerFast.from_pretrained(
-                    str(folder), local_files_only=True
+        # A tokenizer saved by another major version names a class that this one lacks; the plain
+        # class reads it all the same.
+        for loader in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
+            try:
+                return loader.from_pretrained(
+                    str(folder), local_files_only=True, trust_remote_code=False
                 )
+            except Exception as error:  # damaged files make transformers raise anything at all
+                fault = error
+        raise ArcaError(
+            f"{folder.name}: the tokenizer cannot be loaded: {type(fault).__name__}: {fault}",
+            hint="copy or save it again",
+        ) from fault
     if base.gguf_file:
         return transformers.AutoTokenizer.from_pretrained(
             str(base.folder), gguf_file=base.gguf_file, local_files_only=True
@@ -198,9 +208,10 @@ def end_tokens(tokenizer: Any | None, base: Base) -> frozenset[int]:
     if path.is_file():
         try:
             listed = json.loads(path.read_bytes()).get("eos_token_id")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             listed = None
-        ids.update(int(i) for i in (listed if isinstance(listed, list) else [listed]) if i)
+        listed = listed if isinstance(listed, list) else [listed]
+        ids.update(i for i in listed if isinstance(i, int) and not isinstance(i, bool))
     return frozenset(ids)
 
 

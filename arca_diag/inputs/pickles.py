@@ -6,14 +6,17 @@ and does nothing, so that no import takes place and nothing is called.
 """
 
 import io
+import itertools
 import pickle
 import pickletools
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _MAX_BYTES = 4 * 2**20
 _MAX_OPCODES = 200_000
+_MAX_VALUES = 100_000  # a short pickle can nest lists that stand for billions
 
 
 class _Inert:
@@ -68,16 +71,17 @@ def read_training_args(path: Path) -> dict[str, Any]:
         payload = _payload(path)
         if payload is None:
             return {}
-        for count, _ in enumerate(pickletools.genops(payload)):
-            if count > _MAX_OPCODES:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(payload)):
+            # The unpickler makes room for every memo place before the one that is named.
+            far_out = "PUT" in opcode.name and isinstance(argument, int) and argument > _MAX_OPCODES
+            if count > _MAX_OPCODES or far_out:
                 return {}
         top = _Reader(io.BytesIO(payload)).load()
+        left = itertools.count(_MAX_VALUES, -1)
+        fields = {str(k): _plain(v, 6, left) for k, v in getattr(top, "state", {}).items()}
     except Exception:  # a hostile pickle can make the unpickler raise anything at all
         return {}
-    state = getattr(top, "state", {})
-    return {
-        str(key): plain for key, value in state.items() if (plain := _plain(value, 6)) is not None
-    }
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _payload(path: Path) -> bytes | None:
@@ -91,16 +95,18 @@ def _payload(path: Path) -> bytes | None:
             return handle.read(_MAX_BYTES)
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, depth: int, left: Iterator[int]) -> Any:
     """The value if it is plain data, what an enumeration wraps, else None."""
+    if next(left) <= 0:
+        raise ValueError("too many values")
     if depth == 0:
         return None
     if isinstance(value, _Inert):
-        return _plain(value.args[0], depth - 1) if len(value.args) == 1 else None
+        return _plain(value.args[0], depth - 1, left) if len(value.args) == 1 else None
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(item, depth - 1) for item in value]
+        return [_plain(item, depth - 1, left) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item, depth - 1) for key, item in value.items()}
+        return {str(key): _plain(item, depth - 1, left) for key, item in value.items()}
     return None

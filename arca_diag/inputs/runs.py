@@ -1,10 +1,11 @@
 """A training directory -> `Run`: checkpoints in step order, training facts, where rollouts lie."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.inputs.pickles import read_training_args
@@ -149,11 +150,11 @@ def _describe(root: Path, found: tuple[Checkpoint, ...], named: Checkpoint | Non
     state = states[0] if states else {}
 
     rewards: dict[str, None] = {}
-    for entry in state.get("log_history", []):
-        if isinstance(entry, dict):
-            for key in entry:
-                if match := re.fullmatch(r"rewards/(.+)/mean", str(key)):
-                    rewards[match[1]] = None
+    history = state.get("log_history")
+    for entry in history if isinstance(history, list) else []:
+        for key in entry if isinstance(entry, dict) else {}:
+            if match := re.fullmatch(r"rewards/(.+)/mean", str(key)):
+                rewards[match[1]] = None
 
     known = [
         value
@@ -173,12 +174,16 @@ def _describe(root: Path, found: tuple[Checkpoint, ...], named: Checkpoint | Non
         named=named,
         framework="trl" if has_tables or "num_generations" in arguments else "unknown",
         steps=max(known) if known else None,
-        logging_steps=int(logging) if isinstance(logging, int | float) and logging >= 1 else None,
+        logging_steps=int(logging) if _is_number(logging) and logging >= 1 else None,
         training_args=arguments,
         training_args_source=arguments_file.relative_to(root).as_posix() if arguments_file else "",
         reward_columns=tuple(rewards),
         completions=completions if completions.is_dir() else None,
     )
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -208,6 +208,8 @@ class TestItsHash:
             (tmp_path / "b" / name).write_bytes(content)
             seen.add(sample_base(folder=tmp_path / "b").sha256())
         assert len(seen) == 4
+        (tmp_path / "b" / "more.safetensors").rename(tmp_path / "b" / "most.safetensors")
+        assert sample_base(folder=tmp_path / "b").sha256() not in seen
 
 
 class TestTheTokenizer:

@@ -167,6 +167,11 @@ class TestWhatTellsNothing:
         assert read(tmp_path, Arguments(a=1, text="x" * (4 * 2**20 - 1000))) != {}
         assert read(tmp_path, Arguments(a=1, text="x" * (4 * 2**20 + 1))) == {}
 
+    def test_a_short_pickle_in_a_member_over_the_size_limit(self, tmp_path):
+        whole = pickle.dumps(Arguments(a=1), 2)
+        assert read(tmp_path, whole + bytes(100)) == {"a": 1}
+        assert read(tmp_path, whole + bytes(4 * 2**20)) == {}
+
     @pytest.mark.parametrize("left", [0, 1, 30, -1])
     def test_a_truncated_pickle(self, tmp_path, left):
         whole = pickle.dumps(Arguments(temperature=0.7, more="x" * 50), 2)

@@ -267,6 +267,9 @@ class TestGroups:
     def test_a_size_that_does_not_fit_is_ignored(self, tables, tokenizer, size):
         assert self.sizes(tables, tokenizer, "111122", num_generations=size) == [4, 2]
 
+    def test_nor_is_one_that_fits_the_table_but_not_its_prompts(self, tables, tokenizer):
+        assert self.sizes(tables, tokenizer, "111222", num_generations=2) == [3, 3]
+
     def test_groups_of_two_tables_are_never_one(self, tables, tokenizer):
         tables.add(1, [recorded(0)])
         tables.add(2, [recorded(0, advantage=0.1)])

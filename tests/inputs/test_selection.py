@@ -66,6 +66,10 @@ class TestOwnSet:
         chosen = own_of(groups_at(20, each=6), 20, own=3)
         assert {g.id for g in chosen} == {"20/0", "20/2", "20/5"}
 
+    def test_the_hash_and_not_the_step_settles_a_tie_before_and_behind(self):
+        assert steps_of(own_of(groups_at(16, 24), 20, own=1)) == [16]
+        assert steps_of(own_of(groups_at(17, 23), 20, own=1)) == [23]
+
     def test_the_order_of_the_input_does_not_matter(self):
         groups = list(groups_at(*range(0, 40, 4), each=3))
         chosen = choose(tuple(groups), checkpoint(20), own=7, fixed=5)

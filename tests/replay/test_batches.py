@@ -1,3 +1,5 @@
+import itertools
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,7 +75,7 @@ def test_the_longest_come_first_so_that_memory_fails_early(drawn, budget) -> Non
 @given(ROLLOUTS, BUDGET)
 def test_no_rollout_that_fits_opens_a_new_batch(drawn, budget) -> None:
     batches = plan(made(drawn), budget)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in itertools.pairwise(batches):
         if batch.work[0].checkpoints == following.work[0].checkpoints:
             assert (len(batch.work) + 1) * batch.ids.shape[1] > budget
 

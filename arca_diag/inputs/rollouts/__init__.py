@@ -52,9 +52,10 @@ def read_rollouts(path: Path | None, context: Context) -> RolloutSet:
         RolloutError: There are none, the format is unknown, or the files are faulty.
     """
     found = path if path is not None else context.run.completions
-    if found is None:
+    if found is None or (path is None and not trl.sniff(found)):
         raise RolloutError(
-            f"{context.run.root.name}: no rollouts: there is no completions/ folder",
+            f"{context.run.root.name}: no rollouts: there is no completions/ folder with "
+            "completions_*.parquet in it",
             hint="train with GRPOConfig(log_completions=True, logging_steps=1) and the reward "
             "function arca_diag.trl.recorder(), which records exact token ids; or give a file "
             "with --rollouts",

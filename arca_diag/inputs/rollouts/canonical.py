@@ -156,8 +156,8 @@ def _rollout(record: dict[str, Any]) -> Rollout:
     if mask is not None and not all(isinstance(m, bool) for m in mask):
         raise _Fault("completion_mask must hold true and false only")
     step = _optional(record, "step", int)
-    if step is not None and step < 0:
-        raise _Fault(f"step must be >= 0, found {step}")
+    if step is not None and not 0 <= step < 2**63:
+        raise _Fault(f"step must be >= 0, found {step}" if step < 0 else "step is no step count")
     group = _optional(record, "group_id", str)
     return Rollout(
         id=identity,
@@ -227,9 +227,16 @@ def _number(record: dict[str, Any], key: str) -> float | None:
     value = record.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise _Fault(f"{key} must be a finite number, found {value!r:.40}")
     return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        return False
 
 
 def _advantage(record: dict[str, Any], length: int) -> float | tuple[float, ...] | None:

@@ -91,12 +91,12 @@ def check_fits_model(rollouts: Iterable[Rollout], vocabulary: int, longest: int 
         worst = next((i for i in ids if not 0 <= i < vocabulary), None)
         if worst is not None:
             faults.append(
-                f"rollout {rollout.id}: token id {worst} is outside the base model's vocabulary "
+                f"rollout {rollout.id!r}: token id {worst} is outside the base model's vocabulary "
                 f"of {vocabulary}"
             )
         if longest is not None and len(ids) > longest:
             faults.append(
-                f"rollout {rollout.id}: {len(ids)} tokens, and the base model has {longest} "
+                f"rollout {rollout.id!r}: {len(ids)} tokens, and the base model has {longest} "
                 "positions"
             )
     if faults:

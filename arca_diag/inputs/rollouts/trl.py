@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,32 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows):
         if row["prompt"] is None or row["completion"] is None or row["step"] is None:
             raise RolloutError(f"{file.name}: row {number} has no step, prompt or completion")
+        for column, is_right in _KINDS.items():
+            if row.get(column) is not None and not is_right(row[column]):
+                raise RolloutError(f"{file.name}: row {number}: {column} is not what TRL writes")
     return rows
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 2**63 and value == int(value)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(part, dict) for part in value)
+    )
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "step": _is_whole,
+    STEP_COLUMN: _is_whole,
+    "prompt": _is_message,
+    "completion": _is_message,
+    # Ids beyond 32 bits are no token's, and tokenizers cannot even be asked about them.
+    IDS_COLUMN: lambda ids: (
+        isinstance(ids, list) and all(isinstance(i, int) and 0 <= i < 2**31 for i in ids)
+    ),
+}
 
 
 def _fingerprint(rows: list[dict[str, Any]]) -> str:
@@ -96,13 +121,16 @@ def _read_batch(
 ) -> Iterator[Rollout]:
     sampled = rows[0].get(STEP_COLUMN)
     step = int(sampled) if sampled is not None else max(0, int(rows[0]["step"]) - 1)
-    rewards = [c for c in context.run.reward_columns if c in rows[0]] or [
+    # In the table's order, which is that of training and of reward_weights; the log's is sorted.
+    logged = [key for key in rows[0] if key in context.run.reward_columns]
+    rewards = logged or [
         key
-        for key, value in rows[0].items()
-        if key not in _NOT_REWARDS and isinstance(value, float)
+        for key in rows[0]
+        if key not in _NOT_REWARDS and any(isinstance(row[key], float) for row in rows)
     ]
-    weights = context.run.training_args.get("reward_weights")
-    if not (isinstance(weights, list) and len(weights) == len(rewards)):
+    given = context.run.training_args.get("reward_weights")
+    weights = [_finite(w) for w in given] if isinstance(given, list) else []
+    if len(weights) != len(rewards) or None in weights:
         weights = [1.0] * len(rewards)
     limit = context.run.training_args.get("max_completion_length")
     number = 0
@@ -169,10 +197,10 @@ def _text(message: Any) -> str:
     return "".join(parts)
 
 
-def _reward(row: dict[str, Any], columns: list[str], weights: list[float]) -> float | None:
+def _reward(row: dict[str, Any], columns: list[str], weights: list[float | None]) -> float | None:
     """The weighted sum over reward functions; those that returned None are left out, as in TRL."""
     parts = [
-        weight * value
+        (weight or 0.0) * value
         for name, weight in zip(columns, weights, strict=True)
         if (value := _finite(row.get(name))) is not None
     ]
@@ -180,7 +208,10 @@ def _reward(row: dict[str, Any], columns: list[str], weights: list[float]) -> fl
 
 
 def _finite(value: Any) -> float | None:
-    ok = isinstance(value, int | float) and math.isfinite(value)
+    try:
+        ok = isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        return None
     return float(value) if ok else None
 
 
@@ -255,7 +286,7 @@ def _check_tokenizer(rollouts: list[Rollout], tokenizer: Any | None) -> None:
     ]
     if len(wrong) > len(exact) // 2:
         raise RolloutError(
-            f"rollout {wrong[0].id}: the recorded token ids do not decode to the recorded text: "
+            f"rollout {wrong[0].id!r}: the recorded token ids do not decode to the recorded text: "
             "the tokenizer at hand is not the run's",
             hint="give the base the run was trained from with --base",
         )

@@ -55,10 +55,10 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     dtype, where = device.resolve(config.dtype, config.device)
     options = describe.options(config, inputs, dtype, where)
     identity = store.Identity(options=options, inputs=inputs.hashes)
-    if earlier:
+    if earlier and before:
         store.check_same(folder, earlier.identity, identity)
         grown = earlier.identity.inputs != inputs.hashes
-        if before and not grown and _names(before) >= {c.name for c in inputs.checkpoints}:
+        if not grown and _names(before) >= {c.name for c in inputs.checkpoints}:
             return _judge_saved(config, before, folder, identity)
 
     selection = _select(config, inputs, before)
@@ -95,7 +95,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         reference=describe.describe_reference(inputs),
         rollouts=describe.describe_rollouts(inputs, selection),
         replay_fidelity=[],
-        measurements=tables.measure(tokens, trajectories, rollouts),
+        measurements=tables.measure(tokens, trajectories, rollouts, steps, config.sharpening),
         verdicts=verdicts,
         findings=[
             *findings.input_findings(inputs, selection),
@@ -125,13 +125,16 @@ def _judge_saved(
     tokens, trajectories = tables.judge(
         tokens, members, epsilon=config.epsilon, sharpening=config.sharpening
     )
+    steps = {c.name: c.step for c in before.run.checkpoints if c.measured}
     provenance = before.provenance.model_copy(
         update={"options": before.provenance.options | asked, "seed": config.seed}
     )
     report = before.model_copy(
         update={
             "provenance": provenance,
-            "measurements": tables.measure(tokens, trajectories, rollouts),
+            "measurements": tables.measure(
+                tokens, trajectories, rollouts, steps, config.sharpening
+            ),
             "verdicts": verdict.exact_verdicts(trajectories, rollouts),
         }
     )
@@ -142,13 +145,17 @@ def _judge_saved(
 def _select(config: ScanConfig, inputs: Inputs, before: Report | None) -> Selection:
     groups = group_rollouts(inputs.rollouts.rollouts)
     window = config.window if config.window is not None else default_window(inputs.run, groups)
+    kept = before.rollouts.fixed_set if before else []
+    if config.redact_text:  # the report knows groups by their pseudonyms
+        names = {tables.pseudonym(g.id, inputs.salt): g.id for g in groups}
+        kept = [names[name] for name in kept if name in names]
     return select(
         groups,
         tuple(a.checkpoint for a in inputs.adapters),
         own_groups=config.groups,
         fixed_groups=config.fixed_groups,
         window=window,
-        keep_fixed=tuple(before.rollouts.fixed_set) if before else (),
+        keep_fixed=tuple(kept),
     )
 
 
@@ -177,7 +184,7 @@ def _write(
     files = frames.to_parquet() | render_charts(
         report.measurements, frames.tokens, frames.trajectories, config.sharpening
     )
-    measured = any(m.value is not None for m in report.measurements if m.signal)
+    measured = any(m.value is not None for m in report.measurements if m.sharpening)
     report = report.model_copy(
         update={
             "status": "complete" if measured else "nothing-measured",

@@ -1,8 +1,9 @@
 """How long work reports progress. Silent unless somebody listens."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Receives what the scan is doing. Implementations must not raise."""
 

@@ -122,17 +122,23 @@ def prepare(folder: Path, identity: Identity, *, keep: bool) -> None:
 
 
 def write(folder: Path, identity: Identity, files: Mapping[str, bytes]) -> None:
-    """Write all files beside their places and rename them, report.json last.
+    """Write all files beside their places, then rename them, report.json last.
+
+    An earlier report is taken away before the first rename: cut short at any moment, the folder
+    holds the old result, the new one, or none, and never a mixture.
 
     Raises:
         ResultError: The folder cannot be written.
     """
     names = [name for name in files if name != REPORT] + [REPORT]
     try:
+        for name in names:
+            _write_beside(_inside(folder, name), files[name])
+        (folder / REPORT).unlink(missing_ok=True)
         # Listed before they are there: what a crash leaves behind is ours to delete.
         _write_marker(folder, identity, files=names)
         for name in names:
-            _write_file(_inside(folder, name), files[name])
+            os.replace(_beside(folder / name), folder / name)
     except OSError as error:
         raise _unwritable(folder, error) from None
 
@@ -197,10 +203,19 @@ def _write_marker(folder: Path, identity: Identity, files: list[str]) -> None:
 
 
 def _write_file(path: Path, data: bytes) -> None:
+    _write_beside(path, data)
+    os.replace(_beside(path), path)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _write_beside(path: Path, data: bytes) -> None:
     path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    _beside(path).unlink(missing_ok=True)
+    with _beside(path).open("xb") as handle:  # never through a link that somebody planted
+        handle.write(data)
 
 
 def _unwritable(folder: Path, error: OSError) -> ResultError:

@@ -7,7 +7,7 @@ credit, epsilon or sharpening are applied to it again without a model.
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -266,18 +266,30 @@ def judge(
 
 
 def measure(
-    tokens: pd.DataFrame, trajectories: pd.DataFrame, rollouts: pd.DataFrame
+    tokens: pd.DataFrame,
+    trajectories: pd.DataFrame,
+    rollouts: pd.DataFrame,
+    steps: Mapping[str, int | None],
+    sharpening: float,
 ) -> list[Measurement]:
-    """Every figure of every checkpoint, view, signal and sharpening, with what it is of."""
+    """Every figure of every checkpoint, view, signal and sharpening, with what it is of.
+
+    Args:
+        tokens: As from `judge`.
+        trajectories: As from `judge`.
+        rollouts: As from `rollout_table`.
+        steps: Name -> step of every measured checkpoint; one without completions in a view has
+            its figures too, null with the reason.
+        sharpening: The configured power; figures are given at 1 too.
+    """
     clusters = rollouts.set_index("rollout_id")["cluster"]
     rows = trajectories.assign(cluster=trajectories["rollout_id"].map(clusters))
     counted = tokens[tokens["counted"]]
     means = counted.groupby(["checkpoint", "rollout_id"], sort=False)[list(SIGNAL_NAMES)].mean()
     out = []
-    for name in rows["checkpoint"].unique():
+    for name, step in steps.items():
         at = rows[rows["checkpoint"] == name]
-        step = at["checkpoint_step"].iloc[0]
-        label: int | str = name if pd.isna(step) else int(step)
+        label: int | str = name if step is None else step
         views: tuple[tuple[View, str], ...] = (
             ("on-policy", "own_set"),
             ("fixed-set", "fixed_set"),
@@ -290,13 +302,11 @@ def measure(
                 pairs = pd.MultiIndex.from_frame(one[["checkpoint", "rollout_id"]])
                 values = means[signal].reindex(pairs).to_numpy(float)
                 out.append(_one(label, view, signal, None, "mean", values, one))
-                of_signal = inside[inside["signal"] == signal]
-                for power, part in of_signal.groupby("sharpening"):
+                for power in sorted({1.0, float(sharpening)}):
+                    part = inside[(inside["signal"] == signal) & (inside["sharpening"] == power)]
                     for diagnostic in DIAGNOSTICS:
                         values = part[diagnostic.name].to_numpy(float)
-                        out.append(
-                            _one(label, view, signal, float(power), diagnostic.name, values, part)
-                        )
+                        out.append(_one(label, view, signal, power, diagnostic.name, values, part))
     return out
 
 
@@ -442,8 +452,8 @@ def _distances(
     """How many steps lie between a checkpoint and the policies that sampled its rollouts."""
     known = rows[rows["rollout_step"].notna()]
     apart = None
-    if not pd.isna(step) and len(known):
-        apart = (known["rollout_step"].astype("int64") - int(step)).abs()
+    if step is not None and len(known):
+        apart = (known["rollout_step"].astype("int64") - step).abs()
     out = []
     for name, value in (
         ("step_distance_median", None if apart is None else float(apart.median())),

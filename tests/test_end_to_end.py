@@ -551,28 +551,25 @@ def test_scanning_one_checkpoint_of_a_run_finds_the_run(own_run: Path) -> None:
     assert scan(own_run / "checkpoint-20").did == "nothing new"
 
 
-def test_demo_scans_the_sample_that_ships_and_always_anew(tmp_path: Path) -> None:
-    out = tmp_path / "demo"
+def test_demo_scans_the_sample_that_ships_and_always_anew(copied: Path) -> None:
+    # Over a finished result of other options, which a scan would refuse.
     fewer = {
         "ARCA_DIAG_GROUPS": "1",
         "ARCA_DIAG_FIXED_GROUPS": "1",
         "ARCA_DIAG_CHECKPOINTS": "2,100",
     }
-    out.mkdir()
-    first = command("demo", "--out", out, environment=fewer)
-    assert first.code == ExitCode.DONE, first.stderr
-    text = first.stdout.decode()
+    done = command("demo", "--out", copied, environment=fewer)
+    assert done.code == ExitCode.DONE, done.stderr
+    assert done.stderr == ""
+    text = done.stdout.decode()
     assert re.match(r"At step 100, \d+% of\s+tokens carry 90% of the surprisal credit", text)
     assert "tiny-addition" in text
     assert "G^ / e^ at" in text
-    assert f"{out}" in text
-    started = report_of(out)["provenance"]["started_at"]
-    assert Report.from_json((out / "report.json").read_bytes()).status == "complete"
-    assert measured_at(Report.from_json((out / "report.json").read_bytes())) == {2, 100}
-    second = command("demo", "--out", out, environment=fewer)
-    assert second.code == ExitCode.DONE
-    assert report_of(out)["provenance"]["started_at"] > started
-    assert "nothing new" not in second.stderr
+    assert f"{copied}" in text
+    report = Report.from_json((copied / "report.json").read_bytes())
+    assert report.status == "complete"
+    assert measured_at(report) == {2, 100}
+    assert len(report.rollouts.fixed_set) == 1
 
 
 # Redaction.
@@ -671,12 +668,9 @@ def one_token_completions(folder: Path, mask: bool) -> Path:
     return path
 
 
-@pytest.mark.parametrize("mask", [True, False], ids=["one token counts", "no token counts"])
-def test_completions_below_two_tokens_alone_are_exit_3(
-    tiny_run: Path, tmp_path: Path, mask: bool
-) -> None:
+def test_completions_of_one_token_alone_are_exit_3(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    rollouts = one_token_completions(tmp_path, mask)
+    rollouts = one_token_completions(tmp_path, mask=True)
     words = ("scan", tiny_run, "--checkpoints", "20", "--rollouts", rollouts, "--out", out)
     done = command(*words)
     assert done.code == ExitCode.NOTHING_MEASURED, done.stderr
@@ -685,6 +679,19 @@ def test_completions_below_two_tokens_alone_are_exit_3(
     found = figure(report, 20, "fixed-set", "surprisal", "gini_corrected")
     assert found.value is None
     assert found.reason == "every completion counts fewer than two tokens"
+
+
+def test_completions_of_which_no_token_counts_measure_nothing(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    rollouts = one_token_completions(tmp_path, mask=False)
+    report = scan(tiny_run, out=tmp_path / "out", checkpoints="20", rollouts=rollouts).report
+    assert report.status == "nothing-measured"
+    assert report.rollouts.tokens == 0
+    for name in ("mean", "gini_corrected"):
+        found = figure(report, 20, "fixed-set", "surprisal", name)
+        assert found.value is None
+        assert found.reason == "every completion counts fewer than two tokens"
 
 
 def test_a_scan_that_selects_nothing_measures_nothing_and_says_why(

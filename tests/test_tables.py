@@ -659,6 +659,25 @@ def test_distances_are_between_the_checkpoints_step_and_the_rollouts() -> None:
     assert (one.value, one.n_completions, one.n_groups, one.n_clusters) == (2, 6, 2, 2)
 
 
+def test_distances_are_the_median_and_the_maximum_over_completions_of_a_known_step() -> None:
+    items = [
+        rollout(f"r{i}", group=f"g{step}", step=step, length=8)
+        for i, step in enumerate([9, 10, 10, 12, 40, None, None])
+    ]
+    steps: dict[str, int | None] = {"checkpoint-10": 10}
+    selection = Selection(own={"checkpoint-10": ()}, fixed=group_rollouts(items), window=5)
+    tokens, trajectories = judge(
+        token_table([scores(i, "checkpoint-10", 1) for i in items], steps, None),
+        memberships(selection, steps),
+        epsilon=1e-8,
+        sharpening=1.0,
+    )
+    found = by_key(measure(tokens, trajectories, rollout_table(items)))
+    for name, value in (("step_distance_median", 1.0), ("step_distance_max", 30.0)):
+        one = found[10, "fixed-set", None, None, name]
+        assert (one.value, one.n_completions, one.n_groups, one.n_tokens) == (value, 5, 4, 40)
+
+
 def test_distances_are_unknown_where_a_step_is() -> None:
     item = rollout("r", group="g", step=None, length=8)
     (group,) = group_rollouts([item])

@@ -31,7 +31,8 @@ class Inputs:
         checkpoints: Those that are asked for, in step order.
         adapters: Of the checkpoints that can be read.
         unreadable: Checkpoint -> why it cannot be.
-        insist: Whether one bad checkpoint is an error: it was named, or is the only one.
+        insist: Checkpoints that are an error if they are bad: they were named, or it is the
+            only one.
         base: The base model, on disk.
         base_sha256: Hash of the base's configuration and weights.
         tokenizer: The run's tokenizer, or None.
@@ -45,7 +46,7 @@ class Inputs:
     checkpoints: tuple[Checkpoint, ...]
     adapters: tuple[Adapter, ...]
     unreadable: dict[Checkpoint, CheckpointError]
-    insist: bool
+    insist: frozenset[Checkpoint]
     base: Base
     base_sha256: str
     tokenizer: Any | None
@@ -91,7 +92,8 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         stay_offline()
     asked = select_checkpoints(run, config.checkpoints)
     wanted = tuple(c for c in run.checkpoints if c in asked or c.name in also)
-    insist = len(wanted) == 1 or run.named is not None or config.checkpoints != "all"
+    named = run.named is not None or config.checkpoints != "all"
+    insist = frozenset(asked) if named or len(wanted) == 1 else frozenset()
     adapters, unreadable = _read_adapters(wanted, insist)
     check_same_kind(adapters)
 
@@ -133,14 +135,14 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
 
 
 def _read_adapters(
-    wanted: tuple[Checkpoint, ...], insist: bool
+    wanted: tuple[Checkpoint, ...], insist: frozenset[Checkpoint]
 ) -> tuple[tuple[Adapter, ...], dict[Checkpoint, CheckpointError]]:
     adapters, unreadable = [], {}
     for checkpoint in wanted:
         try:
             adapters.append(read_adapter(checkpoint))
         except CheckpointError as error:
-            if insist:
+            if checkpoint in insist:
                 raise
             unreadable[checkpoint] = error
     if not adapters:

@@ -137,7 +137,7 @@ def load_adapted(inputs: Inputs, dtype: str, device: str) -> tuple[AdaptedModel,
         try:
             model.add(adapter)
         except CheckpointError as error:
-            if inputs.insist:
+            if adapter.checkpoint in inputs.insist:
                 raise
             unreadable[adapter.checkpoint] = error
         else:

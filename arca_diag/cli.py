@@ -38,7 +38,7 @@ _RUN = typer.Argument(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"arca-diag {__version__}")
+        _print_raw(f"arca-diag {__version__}\n")
         raise typer.Exit
 
 
@@ -252,16 +252,14 @@ def _say_more(loudness: int) -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")
 
 
-class _PipeConsole(Console):
-    """A console that keeps quiet, and keeps the exit code, when its reader has gone."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        _mute_stdout()
-
-
 def _stdout() -> Console:
-    return _PipeConsole(highlight=False, soft_wrap=False)
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _stay_quiet(console: Console) -> None:
+    """What a console does when its reader has gone; Rich itself would exit with 1."""
+    console.quiet = True
+    _mute_stdout()
 
 
 def _stderr() -> Console:
@@ -298,6 +296,7 @@ def _fixable_errors() -> Iterator[None]:
 
 def main() -> None:
     """Entry point of the console script. What gets this far uncaught is our bug."""
+    Console.on_broken_pipe = _stay_quiet  # type: ignore[method-assign,assignment]  # Typer's help as well
     try:
         app()
     except KeyboardInterrupt:
@@ -305,3 +304,5 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(ExitCode.BUG)
+    finally:
+        _print_raw("")  # flushes: a reader that has gone is no error

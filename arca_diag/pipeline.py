@@ -61,9 +61,9 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         if not grown and _names(before) >= {c.name for c in inputs.checkpoints}:
             return _judge_saved(config, before, folder, identity)
 
-    selection = _select(config, inputs, before)
     progress.stage("loading the base model")
     model, inputs = load_adapted(inputs, dtype, where)
+    selection = _select(config, inputs, before)
 
     store.prepare(folder, identity, keep=before is not None)
     scored = replay(

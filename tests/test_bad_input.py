@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -356,7 +357,8 @@ class TestRolloutsThatCannotBeUsed:
         rows = [recorded(0), recorded(1), recorded(2)]
         rows[1]["arca_completion_ids"] = [15, 5, number, 2]
         write_parquet(run / "completions" / "completions_00003.parquet", rows)
-        refused(run, says="completions_00003/1", do="--base")
+        message = refused(run, says="completions_00003")
+        assert re.search(r"completions_00003(/1|\.parquet: row 1)\b", message)
 
     def test_a_sequence_longer_than_the_model_has_positions(self, run):
         path = write_jsonl(run / "r.jsonl", [record(0, completion_ids=[5] * 200)])

@@ -471,14 +471,14 @@ def test_a_checkpoint_that_was_added_is_measured_on_the_fixed_set_of_before(
 
 
 def test_completions_that_were_added_leave_the_fixed_set_alone(copied: Path, own_run: Path) -> None:
-    name = "completions_00060.parquet"
+    # Step 82: nearer to where a fresh scan would take its third group than all that were there.
+    name = "completions_00083.parquet"
     shutil.copyfile(TINY / "completions" / name, own_run / "completions" / name)
     before = Report.from_json((copied / "report.json").read_bytes())
     found = scan(own_run, out=copied)
     assert found.did == "measured"
     assert found.report.rollouts.fixed_set == before.rollouts.fixed_set
     assert f"completions/{name}" in found.report.provenance.inputs
-    # A fresh scan would have chosen another set: the file lies in the middle of the run.
     wanted = figure(before, 100, "fixed-set", "surprisal", "gini_corrected").value
     now = figure(found.report, 100, "fixed-set", "surprisal", "gini_corrected").value
     assert now == pytest.approx(wanted, rel=1e-3)

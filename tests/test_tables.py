@@ -490,8 +490,11 @@ def by_key(found: list[Measurement]) -> dict[tuple[Any, ...], Measurement]:
     return keyed
 
 
-def measured(frames: Tables) -> dict[tuple[Any, ...], Measurement]:
-    return by_key(measure(frames.tokens, frames.trajectories, frames.rollouts))
+def measured(
+    frames: Tables, steps: dict[str, int | None] = STEPS, sharpening: float = 1.0
+) -> dict[tuple[Any, ...], Measurement]:
+    found = measure(frames.tokens, frames.trajectories, frames.rollouts, steps, sharpening)
+    return by_key(found)
 
 
 VIEWS = (("on-policy", "own_set"), ("fixed-set", "fixed_set"))
@@ -500,7 +503,7 @@ VIEWS = (("on-policy", "own_set"), ("fixed-set", "fixed_set"))
 @pytest.mark.parametrize("sharpening", [1.0, 2.0])
 def test_a_measurement_is_the_unweighted_mean_of_cluster_means(sharpening: float) -> None:
     frames = world().judged(sharpening=sharpening)
-    found = measured(frames)
+    found = measured(frames, sharpening=sharpening)
     joined = frames.trajectories.merge(frames.rollouts[["rollout_id", "cluster"]])
     names = list(reference.DIAGNOSTICS)
     checked = 0
@@ -548,7 +551,7 @@ def test_the_mean_of_a_signal_is_over_counted_tokens_then_completions_then_clust
 
 
 def test_every_combination_is_measured_and_null_exactly_with_a_reason() -> None:
-    found = measured(world(still=True).judged(sharpening=2.0))
+    found = measured(world(still=True).judged(sharpening=2.0), sharpening=2.0)
     wanted = {
         (step, view, signal, power, name)
         for step in (2, 10)
@@ -592,7 +595,7 @@ def test_a_checkpoint_without_an_own_set_has_on_policy_figures_that_are_null_wit
         epsilon=1e-8,
         sharpening=1.0,
     )
-    found = by_key(measure(tokens, trajectories, rollout_table([item])))
+    found = by_key(measure(tokens, trajectories, rollout_table([item]), steps, 1.0))
     for signal in SEVEN:
         for name, power in (("mean", None), *((n, 1.0) for n in reference.DIAGNOSTICS)):
             one = found[2, "on-policy", signal, power, name]
@@ -612,7 +615,7 @@ def test_completions_too_short_to_measure_are_null_with_that_reason() -> None:
         epsilon=1e-8,
         sharpening=1.0,
     )
-    found = by_key(measure(tokens, trajectories, rollout_table([item])))
+    found = by_key(measure(tokens, trajectories, rollout_table([item]), steps, 1.0))
     one = found[2, "on-policy", "surprisal", 1.0, "gini_corrected"]
     assert one.value is None
     assert one.reason == "every completion counts fewer than two tokens"
@@ -635,7 +638,7 @@ def test_a_completion_that_occurs_k_times_counts_k_times() -> None:
             sharpening=1.0,
         )
         figures = trajectories[trajectories["signal"] == "surprisal"].set_index("rollout_id")
-        one = by_key(measure(tokens, trajectories, rollout_table(items)))[
+        one = by_key(measure(tokens, trajectories, rollout_table(items), steps, 1.0))[
             2, "on-policy", "surprisal", 1.0, "gini"
         ]
         found[name] = one
@@ -672,7 +675,7 @@ def test_distances_are_the_median_and_the_maximum_over_completions_of_a_known_st
         epsilon=1e-8,
         sharpening=1.0,
     )
-    found = by_key(measure(tokens, trajectories, rollout_table(items)))
+    found = by_key(measure(tokens, trajectories, rollout_table(items), steps, 1.0))
     for name, value in (("step_distance_median", 1.0), ("step_distance_max", 30.0)):
         one = found[10, "fixed-set", None, None, name]
         assert (one.value, one.n_completions, one.n_groups, one.n_tokens) == (value, 5, 4, 40)
@@ -688,7 +691,7 @@ def test_distances_are_unknown_where_a_step_is() -> None:
         epsilon=1e-8,
         sharpening=1.0,
     )
-    found = by_key(measure(tokens, trajectories, rollout_table([item])))
+    found = by_key(measure(tokens, trajectories, rollout_table([item]), steps, 1.0))
     one = found["adapter", "fixed-set", None, None, "step_distance_max"]
     assert one.value is None
     assert "unknown" in (one.reason or "")
@@ -822,7 +825,8 @@ def test_redaction_keeps_every_number() -> None:
 
 def test_measurements_are_the_same_on_redacted_tables() -> None:
     _, hidden, before = redacted()
-    assert measured(hidden) == measured(before)
+    steps: dict[str, int | None] = {"checkpoint-2": 2}
+    assert measured(hidden, steps) == measured(before, steps)
 
 
 def test_another_salt_gives_other_names() -> None:

@@ -39,9 +39,9 @@ class AdaptedModel:
         """
         name = adapter.checkpoint.name
         _check_fits(adapter, self.kinds)
-        config = LoraConfig.from_peft_type(**_known_fields(adapter.config))
-        config.inference_mode = True
         try:
+            config = LoraConfig.from_peft_type(**_known_fields(adapter.config))
+            config.inference_mode = True
             if self.peft is None:
                 self.peft = PeftModel(self.base, config, adapter_name=name)
             else:
@@ -51,7 +51,9 @@ class AdaptedModel:
             )
             _check_complete(name, adapter.tensors, expected)
             set_peft_model_state_dict(self.peft, dict(adapter.tensors), adapter_name=name)
-        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:  # an odd configuration makes PEFT raise anything at all
             first = str(error).strip().splitlines()[0]
             raise CheckpointError(f"{name}: PEFT cannot load the adapter: {first}") from error
         self.peft.eval()

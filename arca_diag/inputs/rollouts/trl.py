@@ -105,7 +105,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "completion": _is_message,
     # Ids beyond 32 bits are no token's, and tokenizers cannot even be asked about them.
     IDS_COLUMN: lambda ids: (
-        isinstance(ids, list) and all(isinstance(i, int) and 0 <= i < 2**31 for i in ids)
+        isinstance(ids, list) and all(isinstance(i, int) and abs(i) < 2**31 for i in ids)
     ),
 }
 
@@ -274,7 +274,7 @@ class _Prompts:
 
 def _check_tokenizer(rollouts: list[Rollout], tokenizer: Any | None) -> None:
     """Recorded ids must decode to the text beside them, or every prompt is tokenised wrongly."""
-    exact = [r for r in rollouts if r.ids_exact][:16]
+    exact = [r for r in rollouts if r.ids_exact and min(r.completion_ids) >= 0][:16]
     if tokenizer is None or not exact:
         return
     # Blanks aside: some tokenizers tidy them up, and whether they do is a matter of version.

@@ -15,6 +15,7 @@ from arca_diag.config import ScanConfig
 from arca_diag.inputs.gather import Inputs, gather
 from arca_diag.inputs.runs import find_run
 from arca_diag.inputs.selection import Selection, default_window, group_rollouts, select
+from arca_diag.measurements import measure
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
 from arca_diag.replay.batches import Work
@@ -95,7 +96,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         reference=describe.describe_reference(inputs),
         rollouts=describe.describe_rollouts(inputs, selection),
         replay_fidelity=[],
-        measurements=tables.measure(tokens, trajectories, rollouts, steps, config.sharpening),
+        measurements=measure(tokens, trajectories, rollouts, steps, config.sharpening),
         verdicts=verdicts,
         findings=[
             *findings.input_findings(inputs, selection),
@@ -132,9 +133,7 @@ def _judge_saved(
     report = before.model_copy(
         update={
             "provenance": provenance,
-            "measurements": tables.measure(
-                tokens, trajectories, rollouts, steps, config.sharpening
-            ),
+            "measurements": measure(tokens, trajectories, rollouts, steps, config.sharpening),
             "verdicts": verdict.exact_verdicts(trajectories, rollouts),
         }
     )

@@ -484,10 +484,10 @@ class TestTheResultFolder:
         assert "lists a file outside the folder" in result.stderr
         assert (tmp_path / "precious").read_text() == "mine"
 
-    def again(self, done: Path, *arguments: Any, says: str) -> None:
+    def again(self, done: Path, *arguments: Any, says: str, **env: str) -> None:
         """Scan over a result; it must be refused and left as it was."""
         before = contents(done)
-        check_refused(scan(done, *arguments), says, "--force")
+        check_refused(scan(done, *arguments, **env), says, "--force")
         assert contents(done) == before
 
     @pytest.mark.parametrize(
@@ -502,6 +502,9 @@ class TestTheResultFolder:
     )
     def test_a_result_of_other_options_needs_force(self, done, arguments, says):
         self.again(done, *arguments, says=f"holds a result of other options: {says}")
+
+    def test_a_switch_that_is_not_given_leaves_the_word_to_the_environment(self, done):
+        self.again(done, *FEW, says="redact_text was False, now True", ARCA_DIAG_REDACT_TEXT="1")
 
     def test_a_result_of_another_base_needs_force(self, done):
         edit_json(done / "base" / "config.json", rms_norm_eps=1e-5)

@@ -16,6 +16,7 @@ import pytest
 from arca_diag import tables
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.selection import Selection, group_rollouts
+from arca_diag.measurements import measure
 from arca_diag.replay.scores import Replayed
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
@@ -25,7 +26,6 @@ from arca_diag.tables import (
     TRAJECTORIES,
     Tables,
     judge,
-    measure,
     memberships,
     pseudonym,
     redact,

@@ -650,6 +650,13 @@ def test_an_adapter_that_does_nothing_is_no_signal_and_a_finding(
     at_20 = tokens[tokens["checkpoint_step"] == 20]
     assert (at_20["residual"] == 0).all()
     assert at_20["w_residual"].isna().all()
+    # Judged again, the facts are there at both powers.
+    again = scan(own_run, out=out, checkpoints="2,20", sharpening=2.0)
+    assert again.did == "judged again"
+    assert {(v.signal, v.sharpening) for v in again.report.verdicts} == {
+        (signal, power) for signal in moved for power in (1.0, 2.0)
+    }
+    assert [f.id for f in again.report.findings] == ["adapter-inert"]
 
 
 def one_token_completions(folder: Path, mask: bool) -> Path:

@@ -52,9 +52,6 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Inert:
         return _Inert(pid)
 
-    def get_extension(self, code: int) -> type[_Inert]:
-        return _Inert
-
 
 def read_training_args(path: Path) -> dict[str, Any]:
     """The numbers, texts, flags and plain containers among a trainer's saved arguments.

@@ -12,6 +12,7 @@ from typing import Literal
 
 from arca_diag import __version__, describe, findings, store, tables, verdict
 from arca_diag.config import ScanConfig
+from arca_diag.errors import ResultError
 from arca_diag.inputs.gather import Inputs, gather
 from arca_diag.inputs.runs import find_run
 from arca_diag.inputs.selection import Selection, default_window, group_rollouts, select
@@ -147,7 +148,12 @@ def _select(config: ScanConfig, inputs: Inputs, before: Report | None) -> Select
     kept = before.rollouts.fixed_set if before else []
     if config.redact_text:  # the report knows groups by their pseudonyms
         names = {tables.pseudonym(g.id, inputs.salt): g.id for g in groups}
-        kept = [names[name] for name in kept if name in names]
+        kept = [names.get(name, "") for name in kept]
+    if not {g.id for g in groups}.issuperset(kept):
+        raise ResultError(
+            "the fixed set of the earlier scan is no longer in the run's completions",
+            hint="choose another folder with --out, or replace that result with --force",
+        )
     return select(
         groups,
         tuple(a.checkpoint for a in inputs.adapters),

@@ -161,12 +161,6 @@ def read_table(folder: Path, report: Report, name: str) -> pd.DataFrame:
     return pd.read_parquet(io.BytesIO(data))
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def _inside(folder: Path, name: str) -> Path:
     """A listed file's path; never one outside the folder."""
     path = folder / name

@@ -498,6 +498,26 @@ def test_a_redacted_result_keeps_its_fixed_set_when_the_run_grows(
     )
 
 
+def test_a_redacted_result_whose_names_can_no_longer_be_told_is_refused(
+    own_run: Path, tmp_path: Path
+) -> None:
+    """The first rollouts file is the key of the names: with another one before it, none fits."""
+    out = tmp_path / "out"
+    first = sorted((own_run / "completions").iterdir())[0]
+    moved = first.rename(tmp_path / first.name)
+    before = files_in_after(own_run, out)
+    moved.rename(first)
+    with pytest.raises(ResultError, match="fixed set of the earlier scan"):
+        scan(own_run, out=out, redact_text=True)
+    assert files_in(out) == before
+
+
+def files_in_after(run: Path, out: Path) -> dict[str, bytes]:
+    """The files of a fresh redacted result."""
+    scan(run, out=out, redact_text=True)
+    return files_in(out)
+
+
 def test_asking_for_other_checkpoints_only_adds(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = scan(tiny_run, out=out, checkpoints="20")

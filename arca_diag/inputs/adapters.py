@@ -40,18 +40,6 @@ class Adapter:
         name = self.config.get("base_model_name_or_path")
         return name if isinstance(name, str) else ""
 
-    @property
-    def is_zero(self) -> bool:
-        """Whether the update is exactly nothing: every lora_B is zero, or alpha is.
-
-        False if the adapter holds anything beside A and B matrices: it may act through that.
-        """
-        if any(".lora_A." not in name and ".lora_B." not in name for name in self.tensors):
-            return False
-        if self.config.get("lora_alpha") == 0 and not self.config.get("alpha_pattern"):
-            return True
-        return all(not t.any() for name, t in self.tensors.items() if ".lora_B." in name)
-
 
 def read_adapter(checkpoint: Checkpoint) -> Adapter:
     """Read one adapter and check all that can be checked without its base.

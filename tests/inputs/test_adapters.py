@@ -47,36 +47,6 @@ class TestWhatIsRead:
         read_adapter(write_adapter(tmp_path / "checkpoint-20", {"init_lora_weights": init}))
 
 
-class TestIsZero:
-    ZERO = torch.zeros(4, 2)
-
-    @pytest.mark.parametrize(
-        ("config", "tensors", "zero"),
-        [
-            ({}, lora_tensors(), False),
-            ({}, lora_tensors(lora_B=ZERO), True),
-            ({}, lora_tensors(lora_A=torch.zeros(2, 3)), False),
-            ({"lora_alpha": 0}, lora_tensors(), True),
-            ({"lora_alpha": 0, "alpha_pattern": {"q": 4}}, lora_tensors(), False),
-            ({}, lora_tensors(lora_B=ZERO) | {"head.weight": torch.ones(2)}, False),
-            ({"lora_alpha": 0}, lora_tensors() | {"head.weight": torch.ones(2)}, False),
-            ({}, lora_tensors("a", lora_B=ZERO) | lora_tensors("b"), False),
-        ],
-        ids=[
-            "plain",
-            "B=0",
-            "A=0",
-            "alpha=0",
-            "alpha-pattern",
-            "B=0+head",
-            "alpha=0+head",
-            "one B",
-        ],
-    )
-    def test_it_is_when_nothing_can_come_of_it(self, tmp_path, config, tensors, zero):
-        assert read_adapter(write_adapter(tmp_path / "a", config, tensors)).is_zero is zero
-
-
 class TestHalfWritten:
     def test_no_configuration(self, tmp_path):
         folder = write_adapter(tmp_path / "checkpoint-20").path

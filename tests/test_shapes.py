@@ -75,5 +75,5 @@ class TestPadded:
         np.testing.assert_array_equal(out, [[np.nan, np.nan], [1.0, 2.0]])
 
     def test_lengths_that_do_not_add_up_are_refused(self):
-        with pytest.raises(ValueError, match="cannot assign"):
+        with pytest.raises(ValueError, match="lengths add up to 4, and there are 3 rows"):
             padded(np.array([1.0, 2.0, 3.0]), np.array([2, 2]), 0.0)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from arca_diag.results import ExitCode, Measurement, Report
 from tests.conftest import ROOT
@@ -74,7 +74,7 @@ def test_the_whole_run_is_scanned_with_every_default(tmp_path: Path) -> None:
 
 
 def test_eight_completions_agree_with_a_plain_float32_forward() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(BASE)
     table = pd.read_parquet(RUN / "completions" / "completions_00061.parquet")
     rollouts = []
     for row in range(0, 32, 4):

@@ -13,7 +13,7 @@ import torch
 import transformers
 from huggingface_hub import constants as hub_constants
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from arca_diag.errors import ArcaError
 
@@ -87,16 +87,16 @@ def _from_cache(name: str, allow_download: bool, explicit: bool) -> Base:
         found = snapshot_download(
             name, allow_patterns=list(_WANTED), local_files_only=not allow_download
         )
-    except (HFValidationError, ValueError):
-        raise ArcaError(
-            f"base model {name!r:.200} (named by {who}) is not a folder here, nor a hub id",
-            hint=_GIVE_BASE,
-        ) from None
-    except LocalEntryNotFoundError:
+    except LocalEntryNotFoundError:  # first: in older versions it is a ValueError too
         raise ArcaError(
             f"base model {name!r} (named by {who}) is not a folder here and not in the local "
             "Hugging Face cache",
             hint=f"{_GIVE_BASE}, or allow fetching it with --allow-download",
+        ) from None
+    except ValueError:  # HFValidationError is one
+        raise ArcaError(
+            f"base model {name!r:.200} (named by {who}) is not a folder here, nor a hub id",
+            hint=_GIVE_BASE,
         ) from None
     except (HfHubHTTPError, OSError) as error:
         raise ArcaError(
@@ -136,7 +136,14 @@ def _checked(base: Base) -> Base:
 def load_config(base: Base) -> Any:
     """The base's configuration, in seconds and without its weights."""
     arguments = {"gguf_file": base.gguf_file} if base.gguf_file else {}
-    return _loading(base, transformers.AutoConfig, {**arguments, "trust_remote_code": False})
+    config = _loading(base, transformers.AutoConfig, {**arguments, "trust_remote_code": False})
+    if not isinstance(getattr(config, "vocab_size", None), int):
+        raise ArcaError(
+            f"base model {base.name!r} cannot be loaded: its config.json has no vocab_size that is "
+            "a number",
+            hint=_GIVE_BASE,
+        )
+    return config
 
 
 def load_model(base: Base, dtype: torch.dtype, device: str) -> Any:

@@ -13,7 +13,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.inputs.adapters import read_adapter
@@ -77,8 +82,8 @@ def plain_scores(
 
 def plain_models(base: Path, checkpoint: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The base, and the base with the adapter: two models that share nothing."""
-    bare = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    under = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    bare = AutoModelForCausalLM.from_pretrained(base).to(dtype)
+    under = AutoModelForCausalLM.from_pretrained(base).to(dtype)
     # PEFT keeps LoRA weights in float32 unless told, and would round a float64 pass to it.
     adapted = PeftModel.from_pretrained(under, checkpoint).to(dtype)
     return bare.eval(), adapted.eval()
@@ -147,7 +152,7 @@ def assert_same(found: Replayed, expected: Any, *, rtol: float = 1e-9, atol: flo
 
 def sampled(run: Path, number: int) -> list[Rollout]:
     """A completions file of the tiny sample, read without the package's readers."""
-    tokenizer = AutoTokenizer.from_pretrained(run / "base")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(run / "base")
     table = pd.read_parquet(run / "completions" / f"completions_{number:05}.parquet")
     return [
         rollout(f"{number}/{row}", tokenizer(prompt)["input_ids"], ids)

@@ -55,45 +55,45 @@ def root(
 # One alias an option, so that `scan` and `demo` cannot drift apart.
 _Base = Annotated[
     str | None,
-    typer.Option(help="Base model: folder, hub id or .gguf file. [default: what the adapter says]"),
+    typer.Option(help="Base model: folder, hub id or .gguf file. (default: what the adapter says)"),
 ]
 _Rollouts = Annotated[
     Path | None,
-    typer.Option(help="Completions: TRL's folder or a canonical JSONL/parquet. [default: RUN's]"),
+    typer.Option(help="Completions: TRL's folder or a canonical JSONL/parquet. (default: RUN's)"),
 ]
 _Checkpoints = Annotated[
-    str | None, typer.Option(help="all, last, or steps such as 10,30. [default: all]")
+    str | None, typer.Option(help="all, last, or steps such as 10,30. (default: all)")
 ]
-_Out = Annotated[Path | None, typer.Option(help="Result folder. [default: RUN/arca-diag]")]
-_Device = Annotated[Device | None, typer.Option(help="[default: auto: the best there is]")]
+_Out = Annotated[Path | None, typer.Option(help="Result folder. (default: RUN/arca-diag)")]
+_Device = Annotated[Device | None, typer.Option(help="(default: auto: the best there is)")]
 _Dtype = Annotated[
-    Dtype | None, typer.Option(help="[default: auto: float32 on a CPU, else bfloat16]")
+    Dtype | None, typer.Option(help="(default: auto: float32 on a CPU, else bfloat16)")
 ]
 _Temperature = Annotated[
     float | None,
-    typer.Option(help="Sampling temperature. [default: what the run recorded, else 1]"),
+    typer.Option(help="Sampling temperature. (default: what the run recorded, else 1)"),
 ]
-_Epsilon = Annotated[float | None, typer.Option(help="Floor added to every score. [default: 1e-8]")]
+_Epsilon = Annotated[float | None, typer.Option(help="Floor added to every score. (default: 1e-8)")]
 _Sharpening = Annotated[
-    float | None, typer.Option(help="Power s of the scores; figures at 1 too. [default: 1]")
+    float | None, typer.Option(help="Power s of the scores; figures at 1 too. (default: 1)")
 ]
 _Credit = Annotated[
-    Credit | None, typer.Option(help="The credit the run trained with. [default: uniform]")
+    Credit | None, typer.Option(help="The credit the run trained with. (default: uniform)")
 ]
 _Groups = Annotated[
-    int | None, typer.Option(help="Groups in a checkpoint's own set. [default: 16]")
+    int | None, typer.Option(help="Groups in a checkpoint's own set. (default: 16)")
 ]
-_FixedGroups = Annotated[int | None, typer.Option(help="Groups in the fixed set. [default: 32]")]
+_FixedGroups = Annotated[int | None, typer.Option(help="Groups in the fixed set. (default: 32)")]
 _Window = Annotated[
     int | None,
     typer.Option(
         metavar="STEPS",
-        help="Farthest step of an own set. [default: a tenth of the run, 2 logging intervals]",
+        help="Farthest step of an own set. (default: a tenth of the run, 2 logging intervals)",
     ),
 ]
-_Seed = Annotated[int | None, typer.Option(help="For resampling only. [default: 0]")]
+_Seed = Annotated[int | None, typer.Option(help="For resampling only. (default: 0)")]
 _BatchTokens = Annotated[
-    int | None, typer.Option(metavar="N", help="Padded tokens a batch. [default: by device]")
+    int | None, typer.Option(metavar="N", help="Padded tokens a batch. (default: by device)")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print report.json, and nothing else.")]
 _Force = Annotated[

@@ -119,7 +119,7 @@ def resolve(
         raise ConfigError(
             f"{key.replace('_', '-')} (from {sources.get(key, 'default')}): "
             f"{first['msg']}, found {first['input']!r}",
-            hint="`arca-diag scan --help` lists every option and its range",
+            hint="`arca-diag scan --help` lists every option",
         ) from None
 
 

@@ -54,7 +54,8 @@ def input_findings(inputs: Inputs, selection: Selection) -> list[Finding]:
                     message="no completion is known to be sampled within "
                     f"{selection.window} steps of this checkpoint: no on-policy figures",
                     evidence={"window": selection.window},
-                    action="train with logging_steps=1, or widen --window",
+                    action="give the completions their `step`; train with logging_steps=1; or "
+                    "widen --window",
                     source=_FORMATS,
                 )
             )

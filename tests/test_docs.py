@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from arca_diag.cli import app
 from arca_diag.config import ScanConfig
 from arca_diag.diagnostics import DIAGNOSTICS
 from arca_diag.results import ExitCode
@@ -89,3 +91,10 @@ def test_every_module_is_in_the_file_tree() -> None:
 
 def test_the_change_log_has_the_heading_for_changed_verdicts() -> None:
     assert "### Changed verdicts" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_help_of_scan_shows_its_defaults() -> None:
+    """Rich reads square brackets as markup and drops them, text and all."""
+    shown = CliRunner().invoke(app, ["scan", "--help"]).stdout
+    assert "(default: all)" in shown
+    assert shown.count("(default:") >= 15

@@ -89,13 +89,14 @@ def _from_cache(name: str, allow_download: bool, explicit: bool) -> Base:
         )
     except LocalEntryNotFoundError:  # first: in older versions it is a ValueError too
         raise ArcaError(
-            f"base model {name!r} (named by {who}) is not a folder here and not in the local "
-            "Hugging Face cache",
+            f"base model {name!r} (named by {who}) is not a folder with a model in it "
+            "and not in the local Hugging Face cache",
             hint=f"{_GIVE_BASE}, or allow fetching it with --allow-download",
         ) from None
     except ValueError:  # HFValidationError is one
         raise ArcaError(
-            f"base model {name!r:.200} (named by {who}) is not a folder here, nor a hub id",
+            f"base model {name!r:.200} (named by {who}) is not a folder with a model in it, "
+            "nor a hub id",
             hint=_GIVE_BASE,
         ) from None
     except (HfHubHTTPError, OSError) as error:

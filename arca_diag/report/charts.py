@@ -66,7 +66,10 @@ def _concentration(measurements: Sequence[Measurement], sharpening: float) -> Fi
     """Corrected Gini and effective tokens over steps, a column a view."""
     figure = Figure(figsize=(9, 6.4))
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
-    rows = (("gini_corrected", "corrected Gini $\\hat{G}$"), ("effn_corrected", "corrected EffN"))
+    rows = (
+        ("gini_corrected", "corrected Gini $\\hat{G}$"),
+        ("effn_corrected", "corrected effective tokens $\\hat{e}$"),
+    )
     for axes_row, (name, label) in zip(grid, rows, strict=True):
         for axes, (view, _) in zip(axes_row, _VIEWS, strict=True):
             for signal, (colour, marker) in _STYLE.items():

@@ -67,22 +67,28 @@ def _run_card(report: Report) -> Table:
     card = Table.grid(padding=(0, 2))
     card.add_column(no_wrap=True, style="bold")
     card.add_column(overflow="fold")
-    rollouts, adapter = report.rollouts, report.adapter
+    rollouts, adapter, options = report.rollouts, report.adapter, report.provenance.options
     base = report.provenance.base
     ids = "exact token ids" if rollouts.ids_exact else "ids from re-tokenised text (not exact)"
     rows = (
-        ("Run", f"{report.run.name}: {len(report.run.checkpoints)} checkpoints"),
+        ("Run", f"{report.run.name}: {_count(len(report.run.checkpoints), 'checkpoint')}"),
         ("Base", f"{base['name']}, {report.provenance.dtype} on {report.provenance.device}"),
         ("Adapter", f"LoRA r={adapter.rank}, alpha={adapter.alpha:g}, init {adapter.init}"),
         ("Reference", f"{report.reference.kind}: {report.reference.reason}"),
         ("Rollouts", f"{rollouts.source}; {ids}"),
         (
             "",
-            f"{rollouts.selected:,} completions of {rollouts.clusters} prompts in "
-            f"{rollouts.groups} groups, {rollouts.tokens:,} tokens counted",
+            f"selected: {_count(rollouts.selected, 'completion')} of "
+            f"{_count(rollouts.clusters, 'prompt')} in {_count(rollouts.groups, 'group')}, "
+            f"{rollouts.tokens:,} tokens counted",
         ),
         ("", _cut_off(report)),
         ("Temperature", f"{report.run.temperature:g} ({report.run.temperature_source})"),
+        (
+            "Credit",
+            f"{options['credit']} in training, as --credit says; below, signals as credit at "
+            f"sharpening {options['sharpening']:g}, epsilon {options['epsilon']:g}",
+        ),
     )
     for name, text in rows:
         card.add_row(name, Text(text))
@@ -94,6 +100,8 @@ def _cut_off(report: Report) -> str:
     text = f"{rollouts.cut_off:,} cut off at the length limit"
     if rollouts.cut_off_unknown:
         text += f", unknown for {rollouts.cut_off_unknown:,}"
+    if rollouts.unknown_fields:
+        text += f"; fields nobody reads: {', '.join(sorted(rollouts.unknown_fields))[:60]}"
     return text
 
 
@@ -161,7 +169,7 @@ def _findings(report: Report) -> list[RenderableType]:
         out.append(Text(f"     do: {finding.action}"))
     missing = list(
         dict.fromkeys(
-            f"{_at(m.checkpoint)}, {m.view}, {m.signal}: {m.reason}"
+            f"{_at(m.checkpoint)}, {m.view}, {_unmeasured(report, m)}: {m.reason}"
             for m in report.measurements
             if m.name == "gini_corrected" and m.reason is not None and m.sharpening == 1.0
         )
@@ -170,6 +178,21 @@ def _findings(report: Report) -> list[RenderableType]:
     if len(missing) > 8:
         out.append(Text(f"not measured: {len(missing) - 8} more, in report.json"))
     return [*out, Text("")] if out else []
+
+
+def _unmeasured(report: Report, like: Measurement) -> str:
+    """The signals that were not measured for the same reason at the same place."""
+    same = [
+        m.signal
+        for m in report.measurements
+        if (m.name, m.checkpoint, m.view, m.sharpening, m.reason)
+        == (like.name, like.checkpoint, like.view, like.sharpening, like.reason)
+    ]
+    return "every signal" if len(same) == len(SIGNAL_NAMES) else ", ".join(map(str, same))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def number(measurement: Measurement | None) -> str:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.inputs.adapters import Adapter
@@ -253,12 +254,15 @@ def _known_fields(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layer_shapes(base: Any) -> dict[str, tuple[int, ...]]:
-    """Weight shape of every layer that has one, by its name in the base."""
-    return {
-        name: tuple(module.weight.shape)
-        for name, module in base.named_modules()
-        if isinstance(getattr(module, "weight", None), Tensor)
-    }
+    """Weight shape (out, in) of every layer that has one, by its name in the base."""
+    shapes = {}
+    for name, module in base.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor):
+            # GPT-2's layers keep their weight the other way round.
+            transposed = isinstance(module, Conv1D)
+            shapes[name] = tuple(weight.shape[::-1] if transposed else weight.shape)
+    return shapes
 
 
 def _check_fits(adapter: Adapter, layers: dict[str, tuple[int, ...]]) -> None:

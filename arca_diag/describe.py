@@ -82,20 +82,25 @@ def describe_reference(inputs: Inputs) -> ReferenceInfo:
 
 def describe_rollouts(inputs: Inputs, selection: Selection) -> RolloutsInfo:
     """The completions that were replayed."""
-    found = inputs.rollouts
+    notes = inputs.census.notes
     chosen = [r for g in selection.groups() for r in g.rollouts]
     return RolloutsInfo(
-        source=found.source,
+        source=inputs.census.source.label,
         selected=len(chosen),
         groups=len(selection.groups()),
         clusters=len({r.cluster for r in chosen}),
         distinct=len({(r.prompt_ids, r.completion_ids) for r in chosen}),
         tokens=sum(r.n_counted for r in chosen),
         ids_exact=all(r.ids_exact for r in chosen),
-        eval_excluded=0,
-        duplicates_dropped=found.duplicates_dropped,
-        lines_skipped=found.lines_skipped,
-        unknown_fields=found.unknown_fields,
+        found=len(inputs.census.entries),
+        eval_excluded=notes.eval_excluded,
+        duplicates_dropped=notes.duplicates,
+        lines_skipped=inputs.census.lines_skipped,
+        left_out=dict(sorted(notes.left_out.items())),
+        unknown_fields=dict(sorted(notes.unknown_fields.items())),
+        guessed_prompts=sum(r.guessed_prompt for r in chosen),
+        step_source=notes.step_source or None,
+        group_source=notes.group_source or None,
         cut_off=sum(r.finish_reason == "length" for r in chosen),
         cut_off_unknown=sum(r.finish_reason is None for r in chosen),
         steps=sorted({r.step for r in chosen if r.step is not None}),

@@ -25,7 +25,7 @@ class ResultError(ArcaError):
     """The result folder cannot be used: it is not ours, not writable, or of other inputs."""
 
 
-def collected(faults: list[str], shown: int = 20) -> str:
+def collected(faults: list[str], *, total: int | None = None, shown: int = 20) -> str:
     """One message for many faults, so that a file is mended in one go: the first 20 and a count."""
-    more = len(faults) - shown
+    more = (len(faults) if total is None else total) - shown
     return "\n".join(faults[:shown]) + (f"\n... and {more} more" if more > 0 else "")

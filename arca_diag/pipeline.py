@@ -15,7 +15,7 @@ from arca_diag.config import ScanConfig
 from arca_diag.errors import ResultError
 from arca_diag.inputs.gather import Inputs, gather
 from arca_diag.inputs.runs import find_run
-from arca_diag.inputs.selection import Selection, default_window, group_rollouts, select
+from arca_diag.inputs.selection import Selection, default_window, group_entries, select
 from arca_diag.measurements import measure
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
@@ -63,9 +63,10 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         if not grown and _names(before) >= {c.name for c in inputs.checkpoints}:
             return _judge_saved(config, before, folder, identity)
 
+    selection = _select(config, inputs, before)
     progress.stage("loading the base model")
     model, inputs = load_adapted(inputs, dtype, where)
-    selection = _select(config, inputs, before)
+    selection = selection.only(a.checkpoint.name for a in inputs.adapters)
 
     store.prepare(folder, identity, keep=before is not None)
     scored = replay(
@@ -143,7 +144,7 @@ def _judge_saved(
 
 
 def _select(config: ScanConfig, inputs: Inputs, before: Report | None) -> Selection:
-    groups = group_rollouts(inputs.rollouts.rollouts)
+    groups = group_entries(inputs.census.entries)
     window = config.window if config.window is not None else default_window(inputs.run, groups)
     kept = before.rollouts.fixed_set if before else []
     if config.redact_text:  # the report knows groups by their pseudonyms
@@ -154,7 +155,7 @@ def _select(config: ScanConfig, inputs: Inputs, before: Report | None) -> Select
             "the fixed set of the earlier scan is no longer in the run's completions",
             hint="choose another folder with --out, or replace that result with --force",
         )
-    return select(
+    chosen = select(
         groups,
         tuple(a.checkpoint for a in inputs.adapters),
         own_groups=config.groups,
@@ -162,6 +163,7 @@ def _select(config: ScanConfig, inputs: Inputs, before: Report | None) -> Select
         window=window,
         keep_fixed=tuple(kept),
     )
+    return chosen.filled(inputs.load({g.id for g in chosen.groups()}))
 
 
 def _work(inputs: Inputs, selection: Selection) -> list[Work]:

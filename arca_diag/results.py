@@ -96,9 +96,16 @@ class RolloutsInfo(_Part):
     distinct: Count = Field(description="Distinct completions of distinct prompts.")
     tokens: Count = Field(description="Counted completion tokens, each completion once.")
     ids_exact: bool = Field(description="True only if every completion's ids are as sampled.")
+    found: Count = Field(description="Completions in the files, duplicates and left out aside.")
     eval_excluded: Count = Field(description="Completions of evaluations that were left out.")
     duplicates_dropped: Count = Field(description="Completions of a batch that was written twice.")
     lines_skipped: Count = Field(description="Completions dropped by --skip-bad-lines.")
+    left_out: dict[str, Count] = Field(description="Completions left out, by the reason why.")
+    guessed_prompts: Count = Field(
+        description="Selected completions whose prompt was put together from a lossy dump."
+    )
+    step_source: str | None = Field(description="Where the steps come from; null if unknown.")
+    group_source: str | None = Field(description="Where the groups come from; null if recorded.")
     unknown_fields: dict[str, Count] = Field(description="Fields nobody reads, and how often.")
     cut_off: Count = Field(description="Selected completions known to end at the length limit.")
     cut_off_unknown: Count = Field(description="Selected completions for which that is unknown.")

@@ -328,7 +328,7 @@ class TestTheBase:
 class TestRolloutsThatCannotBeUsed:
     def test_a_malformed_line_is_named_by_file_and_line(self, run):
         path = write_jsonl(run / "bad.jsonl", [record(0), record(1), record(2), "{", record(4)])
-        message = refused(run, "--rollouts", path, says="bad.jsonl:4", do="--skip-bad-lines")
+        message = refused(run, "--rollouts", path, says="bad.jsonl:4", do="copy again")
         assert message.startswith("error: bad.jsonl:4: not valid JSON")
 
     def test_several_are_said_at_once(self, run):

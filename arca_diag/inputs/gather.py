@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from arca_diag.inputs.base import (
     load_tokenizer,
     stay_offline,
 )
-from arca_diag.inputs.rollouts import Context, RolloutSet, read_rollouts
-from arca_diag.inputs.rollouts.record import check_fits_model
+from arca_diag.inputs.rollouts.census import Census, find_source, load, none_found, take_census
+from arca_diag.inputs.rollouts.record import Rollout
+from arca_diag.inputs.rollouts.tokenise import check_fits_model, to_rollouts
 from arca_diag.inputs.runs import Checkpoint, Run, select_checkpoints
 
 
@@ -36,7 +38,8 @@ class Inputs:
         base: The base model, on disk.
         base_sha256: Hash of the base's configuration and weights.
         tokenizer: The run's tokenizer, or None.
-        rollouts: Every completion that was found.
+        census: What the rollout files hold.
+        end_tokens: Ids that end a completion.
         temperature: The sampling temperature.
         temperature_source: Where it comes from, in words.
         hashes: SHA-256 of every file that was read, by path relative to the run.
@@ -50,7 +53,8 @@ class Inputs:
     base: Base
     base_sha256: str
     tokenizer: Any | None
-    rollouts: RolloutSet
+    census: Census
+    end_tokens: frozenset[int]
     temperature: float
     temperature_source: str
     hashes: dict[str, str]
@@ -64,8 +68,22 @@ class Inputs:
     @property
     def salt(self) -> bytes:
         """A key that only who has the rollouts can know: it hides names in redacted tables."""
-        first = Path(self.rollouts.files[0])
-        return hashlib.sha256(b"arca-diag salt" + first.read_bytes()).digest()
+        first = Path(self.census.notes.files[0])
+        with first.open("rb") as handle:
+            return hashlib.file_digest(handle, lambda: hashlib.sha256(b"arca-diag salt")).digest()
+
+    def load(self, groups: Collection[str]) -> tuple[Rollout, ...]:
+        """The completions of these groups, as token ids that fit the base.
+
+        Raises:
+            RolloutError: They cannot be tokenised, or do not fit the base.
+        """
+        samples = load(self.census, self.run, groups)
+        rollouts = to_rollouts(samples.values(), self.tokenizer, self.end_tokens, self.run)
+        model = load_config(self.base)
+        positions = getattr(model, "max_position_embeddings", None)
+        check_fits_model(rollouts, int(model.vocab_size), positions)
+        return rollouts
 
     def token_pieces(self) -> list[str] | None:
         """Token id -> its text as the tokenizer writes it; None without a tokenizer."""
@@ -101,20 +119,14 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         config.base, adapters[0].base_name, run.root, allow_download=config.allow_download
     )
     tokenizer = load_tokenizer([*(c.path for c in reversed(wanted)), run.root], base)
-    context = Context(
-        run=run,
-        tokenizer=tokenizer,
-        end_tokens=end_tokens(tokenizer, base),
-        skip_bad_lines=config.skip_bad_lines,
-    )
-    rollouts = read_rollouts(config.rollouts, context)
-    model = load_config(base)
-    positions = getattr(model, "max_position_embeddings", None)
-    check_fits_model(rollouts.rollouts, int(model.vocab_size), positions)
+    found = find_source(config.rollouts, run)
+    if found is None:
+        raise none_found(run)
+    census = take_census(found, run, skip_bad_lines=config.skip_bad_lines)
 
     temperature, source = _temperature(config, run)
     hashes = {_shown(a.checkpoint.path, run.root): a.sha256 for a in adapters}
-    for name in rollouts.files:
+    for name in census.notes.files:
         with Path(name).open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
         hashes[_shown(Path(name), run.root)] = digest
@@ -127,7 +139,8 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         base=base,
         base_sha256=base.sha256(),
         tokenizer=tokenizer,
-        rollouts=rollouts,
+        census=census,
+        end_tokens=end_tokens(tokenizer, base),
         temperature=temperature,
         temperature_source=source,
         hashes=dict(sorted(hashes.items())),

@@ -4,22 +4,32 @@ Whole groups are chosen, by step and by a fixed hash of their ids, so that the c
 neither on a seed nor on the order of files.
 """
 
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from arca_diag.inputs.rollouts.census import Entry
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.runs import Checkpoint, Run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Completions that share a prompt and a step."""
+    """Completions that share a prompt and a step.
+
+    Attributes:
+        id: Its name.
+        step: Optimizer steps done by the policy that sampled it; None if unknown.
+        members: Names of its completions, in file order.
+        rollouts: The completions themselves, once they are loaded.
+    """
 
     id: str
     step: int | None
-    rollouts: tuple[Rollout, ...]
+    members: tuple[str, ...]
+    rollouts: tuple[Rollout, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +56,33 @@ class Selection:
         chosen = {g.id: g for g in (*self.own[name], *self.fixed)}
         return tuple(sorted(chosen.values(), key=_by_step))
 
+    def only(self, names: Iterable[str]) -> "Selection":
+        """The same choice for these checkpoints alone."""
+        return dataclasses.replace(self, own={name: self.own[name] for name in names})
 
-def group_rollouts(rollouts: Iterable[Rollout]) -> tuple[Group, ...]:
-    """Collect rollouts into their groups, in step order."""
-    members: dict[str, list[Rollout]] = {}
-    for rollout in rollouts:
-        members.setdefault(rollout.group_id, []).append(rollout)
-    groups = [Group(id=k, step=v[0].step, rollouts=tuple(v)) for k, v in members.items()]
+    def filled(self, rollouts: Iterable[Rollout]) -> "Selection":
+        """The same choice with its completions loaded."""
+        loaded = {rollout.id: rollout for rollout in rollouts}
+
+        def fill(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+            return tuple(
+                dataclasses.replace(g, rollouts=tuple(loaded[m] for m in g.members if m in loaded))
+                for g in groups
+            )
+
+        own = {name: fill(groups) for name, groups in self.own.items()}
+        return dataclasses.replace(self, own=own, fixed=fill(self.fixed))
+
+
+def group_entries(entries: Iterable[Entry]) -> tuple[Group, ...]:
+    """Collect completions into their groups, in step order."""
+    members: dict[str, list[Entry]] = {}
+    for entry in entries:
+        members.setdefault(entry.group_id, []).append(entry)
+    groups = [
+        Group(id=name, step=found[0].step, members=tuple(e.id for e in found))
+        for name, found in members.items()
+    ]
     return tuple(sorted(groups, key=_by_step))
 
 

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 
-from arca_diag.inputs.rollouts import Context
+from arca_diag.inputs.rollouts.census import Entry, find_source, load, none_found, take_census
 from arca_diag.inputs.rollouts.record import Rollout
+from arca_diag.inputs.rollouts.tokenise import to_rollouts
 from arca_diag.inputs.runs import Checkpoint, Run
 
 #: A real run: checkpoints of a 22-token model, with the tables that TRL and the recorder left.
@@ -96,13 +98,42 @@ def a_run(**given: Any) -> Run:
     return Run(**(plain | given))
 
 
-def context(tokenizer: Any = None, *, skip_bad_lines: bool = False, **run: Any) -> Context:
-    """What a reader is given beside its file."""
-    return Context(
-        run=a_run(**run),
-        tokenizer=tokenizer,
-        end_tokens=frozenset({EOS}),
-        skip_bad_lines=skip_bad_lines,
+@dataclass(frozen=True)
+class Found:
+    """What the readers make of files: the completions, and what is counted beside them."""
+
+    rollouts: tuple[Rollout, ...]
+    source: str
+    files: tuple[str, ...]
+    duplicates_dropped: int
+    lines_skipped: int
+    eval_excluded: int
+    left_out: dict[str, int]
+    unknown_fields: dict[str, int]
+    step_source: str
+
+
+def read_rollouts(
+    path: Path | None, tokenizer: Any = None, *, skip_bad_lines: bool = False, **run: Any
+) -> Found:
+    """Read every completion at `path`, as a scan that chose all of them would."""
+    described = a_run(**run)
+    source = find_source(path, described)
+    if source is None:
+        raise none_found(described)
+    census = take_census(source, described, skip_bad_lines=skip_bad_lines)
+    samples = load(census, described, {entry.group_id for entry in census.entries})
+    notes = census.notes
+    return Found(
+        rollouts=to_rollouts(samples.values(), tokenizer, frozenset({EOS}), described),
+        source=source.label,
+        files=tuple(notes.files),
+        duplicates_dropped=notes.duplicates,
+        lines_skipped=census.lines_skipped,
+        eval_excluded=notes.eval_excluded,
+        left_out=dict(notes.left_out),
+        unknown_fields=dict(notes.unknown_fields),
+        step_source=notes.step_source,
     )
 
 
@@ -147,6 +178,19 @@ def recorded(number: int = 0, **given: Any) -> dict[str, Any]:
     """The same with the recorder's columns; in the sample's tokenizer `=` is 15 and `0` is 4."""
     ids = {"arca_completion_ids": [15, 4 + number % 10, EOS], "arca_gen_step": 7}
     return trl_row(number, **(ids | given))
+
+
+def entry(number: int = 0, **given: Any) -> Entry:
+    """A completion as the census knows it."""
+    plain: dict[str, Any] = {
+        "id": f"r{number}",
+        "step": 0,
+        "group_id": "g0",
+        "tokens": 5,
+        "has_ids": True,
+        "ids_exact": True,
+    }
+    return Entry(**(plain | given))
 
 
 def rollout(number: int = 0, **given: Any) -> Rollout:

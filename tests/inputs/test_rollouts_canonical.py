@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from arca_diag.errors import RolloutError
-from arca_diag.inputs.rollouts import RolloutSet, read_rollouts
-from arca_diag.inputs.rollouts.record import check_fits_model, hash_ids
-from tests.inputs import context, record, rollout, write_jsonl, write_parquet
+from arca_diag.inputs.rollouts.record import hash_ids
+from arca_diag.inputs.rollouts.tokenise import check_fits_model
+from tests.inputs import Found, read_rollouts, record, rollout, write_jsonl, write_parquet
 
 FULL = {
     "id": "a",
@@ -22,7 +22,7 @@ FULL = {
     "reward": 0.5,
     "advantage": [0.1, 0.2, 0.3],
     "sampling_logprobs": [-0.1, -0.2, -0.3],
-    "trainer_logprobs": [-0.1, -0.2, -0.3],
+    "trainer_logprobs": [-0.4, -0.5, -0.6],
     "entropies": [0.1, 0.2, 0.3],
     "finish_reason": "stop",
     "prompt_text": "0",
@@ -31,8 +31,8 @@ FULL = {
 }
 
 
-def read(path: Path, **how: Any) -> RolloutSet:
-    return read_rollouts(path, context(**how))
+def read(path: Path, **how: Any) -> Found:
+    return read_rollouts(path, **how)
 
 
 def lines(tmp_path: Path, *content: Any) -> Path:
@@ -68,14 +68,18 @@ class TestWhatIsRead:
             prompt_text="0",
             completion_text="12",
             ids_exact=False,
+            sampling_logprobs=(-0.1, -0.2, -0.3),
+            trainer_logprobs=(-0.4, -0.5, -0.6),
+            entropies=(0.1, 0.2, 0.3),
         )
         assert found.n_counted == 2
 
     def test_what_may_be_absent_has_its_default(self, tmp_path):
         found = read(lines(tmp_path, record(0))).rollouts[0]
-        assert found == rollout(id="r0", step=None, group_id=found.group_id)
+        # It ends with the end token, so it was not cut off.
+        assert found == rollout(id="r0", step=None, group_id=found.group_id, finish_reason="stop")
         assert found.ids_exact is True
-        assert found.reward is found.advantage is found.finish_reason is None
+        assert found.reward is found.advantage is found.entropies is None
 
     def test_null_is_absent(self, tmp_path):
         empty = {k: None for k in FULL if k not in ("id", "prompt_ids", "completion_ids")}
@@ -87,8 +91,8 @@ class TestWhatIsRead:
         as_lines = read(write_jsonl(tmp_path / "r.jsonl", rows))
         as_table = read(write_parquet(tmp_path / "r.parquet", rows))
         assert as_lines.rollouts == as_table.rollouts
-        assert as_lines.source == "canonical jsonl: r.jsonl"
-        assert as_table.source == "canonical parquet: r.parquet"
+        assert as_lines.source == "canonical JSONL or parquet: r.jsonl"
+        assert as_table.source == "canonical JSONL or parquet: r.parquet"
         assert as_table.files == (str(tmp_path / "r.parquet"),)
 
     def test_a_table_with_gaps_reads_as_lines_without_the_fields(self, tmp_path):
@@ -185,15 +189,15 @@ class TestFaultsOfALine:
             ({"prompt_text": ["x"]}, "prompt_text must be str, found list"),
             ({"completion_text": {}}, "completion_text must be str, found dict"),
             ({"ids_exact": 1}, "ids_exact must be bool, found int"),
-            ({"completion_mask": [1, 1, 0]}, "completion_mask must hold true and false only"),
+            ({"completion_mask": [1, 2, 0]}, "completion_mask must hold true and false only"),
             ({"reward": "high"}, "reward must be a finite number, found 'high'"),
             ({"reward": True}, "reward must be a finite number, found True"),
             ({"reward": math.nan}, "reward must be a finite number, found nan"),
             ({"reward": -math.inf}, "reward must be a finite number, found -inf"),
             ({"reward": [1]}, "reward must be a finite number"),
             ({"advantage": math.nan}, "advantage must be a finite number, found nan"),
-            ({"advantage": [0.1, math.nan, 0.3]}, "advantage must be a finite number"),
-            ({"advantage": [0.1, None, 0.3]}, "advantage holds null"),
+            ({"advantage": [0.1, math.nan, 0.3]}, "advantage must hold finite numbers"),
+            ({"advantage": [0.1, None, 0.3]}, "advantage must hold finite numbers only"),
             ({"advantage": [0.1]}, "advantage must have one entry a completion token, 3: 1"),
             ({"advantage": []}, "advantage must have one entry a completion token, 3: 0"),
         ],
@@ -268,8 +272,10 @@ class TestManyFaults:
         assert (message[20] if len(message) > 20 else "") == rest
 
     def test_the_way_out_is_named_until_it_was_taken(self, tmp_path):
-        path = lines(tmp_path, "{")
+        path = lines(tmp_path, record(0), record(1, reward="high"))
         assert "--skip-bad-lines" in refused(path).hint
+        path = lines(tmp_path, record(0), "{")  # no group to drop can be read from it
+        assert "--skip-bad-lines" not in refused(path).hint
         assert "--skip-bad-lines" not in refused(path, skip_bad_lines=True).hint
 
 
@@ -390,14 +396,14 @@ class TestFaultsOfAFile:
 
     def test_a_run_without_rollouts_says_how_to_have_them(self):
         with pytest.raises(RolloutError, match=r"run: no rollouts") as caught:
-            read_rollouts(None, context())
+            read_rollouts(None)
         assert "log_completions=True" in caught.value.hint
         assert "arca_diag.trl.recorder()" in caught.value.hint
         assert "--rollouts" in caught.value.hint
 
     def test_a_completions_folder_with_nothing_in_it_says_the_same(self, tmp_path):
         with pytest.raises(RolloutError) as caught:
-            read_rollouts(None, context(completions=tmp_path))
+            read_rollouts(None, root=tmp_path)
         assert "log_completions=True" in caught.value.hint
 
 

@@ -11,13 +11,13 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from arca_diag.errors import RolloutError
-from arca_diag.inputs.rollouts import RolloutSet, read_rollouts
 from arca_diag.inputs.runs import find_run
 from tests.inputs import (
     EOS,
     SAMPLE,
-    context,
+    Found,
     edit_json,
+    read_rollouts,
     recorded,
     sample_copy,
     trl_row,
@@ -55,8 +55,8 @@ class Tables:
     def add(self, number: int, rows: list[dict[str, Any]]) -> Path:
         return write_parquet(self.folder / f"completions_{number:05d}.parquet", rows)
 
-    def read(self, tokenizer: Any = None, **run: Any) -> RolloutSet:
-        return read_rollouts(self.folder, context(tokenizer, **run))
+    def read(self, tokenizer: Any = None, **run: Any) -> Found:
+        return read_rollouts(self.folder, tokenizer, **run)
 
     def one(self, row: dict[str, Any], tokenizer: Any = None, **run: Any):
         """Write one row and read it back."""
@@ -105,7 +105,7 @@ class TestWithTheRecorder:
         assert [r.id for r in tables.read(tokenizer).rollouts] == ["completions_00001/1"]
 
     def test_the_sample_reads_whole(self, tokenizer):
-        found = read_rollouts(SAMPLE / "completions", context(tokenizer))
+        found = read_rollouts(SAMPLE / "completions", tokenizer)
         assert found.duplicates_dropped == 0
         assert all(r.ids_exact for r in found.rollouts)
         assert min(r.step for r in found.rollouts) == 0
@@ -244,7 +244,7 @@ class TestBatchesWrittenTwice:
     def test_one_table_alone_can_be_given(self, tables, tokenizer):
         tables.add(3, self.ROWS)
         one = tables.add(4, [recorded(5)])
-        assert len(read_rollouts(one, context(tokenizer)).rollouts) == 1
+        assert len(read_rollouts(one, tokenizer).rollouts) == 1
 
 
 class TestGroups:
@@ -334,9 +334,7 @@ class TestRewards:
             "reward_columns": found.reward_columns,
             "training_args": {"reward_weights": [1.0, 0.0]},
         }
-        rewards = [
-            r.reward for r in read_rollouts(found.completions, context(tokenizer, **run)).rollouts
-        ]
+        rewards = [r.reward for r in read_rollouts(found.completions, tokenizer, **run).rollouts]
         assert rewards == [0.5, 0.5]
 
     def test_an_advantage_that_is_no_number_is_unknown(self, tables, tokenizer):
@@ -389,7 +387,7 @@ class TestDamagedTables:
     def test_a_corrupt_one_is_named(self, tables, bad, tokenizer, content):
         bad.write_bytes(content)
         error = tables.refused(self.NAMED + "not a readable parquet file", tokenizer)
-        assert "copy these files again" in error.hint
+        assert "copy again" in error.hint
 
     @pytest.mark.parametrize("cut", [1, 300])
     def test_a_truncated_one_is_named(self, tables, bad, tokenizer, cut):
@@ -408,7 +406,7 @@ class TestDamagedTables:
     @pytest.mark.parametrize("column", ["step", "prompt", "completion"])
     def test_a_row_without_a_value_is_named(self, tables, tokenizer, column):
         tables.add(2, [recorded(0), recorded(1, **{column: None})])
-        tables.refused(self.NAMED + "row 1 has no step, prompt or completion", tokenizer)
+        tables.refused(self.NAMED + "row 1: no step, prompt or completion", tokenizer)
 
     @pytest.mark.parametrize(
         "given",
@@ -455,7 +453,9 @@ class TestARun:
         found = find_run(run)
         rollouts = read_rollouts(
             None,
-            context(tokenizer, completions=found.completions, training_args=found.training_args),
+            tokenizer,
+            root=found.root,
+            training_args=found.training_args,
         ).rollouts
         assert len(rollouts) == 128
         assert {r.step for r in rollouts} == {2}

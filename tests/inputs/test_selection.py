@@ -3,14 +3,14 @@ import random
 
 import pytest
 
-from arca_diag.inputs.selection import Group, default_window, group_rollouts, select
-from tests.inputs import a_run, checkpoint, rollout
+from arca_diag.inputs.selection import Group, default_window, group_entries, select
+from tests.inputs import a_run, checkpoint, entry
 
 
 def groups_at(*steps: int | None, each: int = 1) -> tuple[Group, ...]:
     """Groups of two rollouts, `each` of them at every step, in step order."""
-    return group_rollouts(
-        rollout(number, id=f"{step}/{place}/{number}", step=step, group_id=f"{step}/{place}")
+    return group_entries(
+        entry(number, id=f"{step}/{place}/{number}", step=step, group_id=f"{step}/{place}")
         for step in steps
         for place in range(each)
         for number in range(2)
@@ -33,12 +33,12 @@ def own_of(groups, step, **how) -> tuple[Group, ...]:
 
 class TestGroups:
     def test_a_group_is_whole_wherever_its_members_lie(self):
-        members = [rollout(n, group_id=f"g{n % 3}", step=n % 3) for n in range(12)]
-        groups = group_rollouts(members)
-        assert [len(g.rollouts) for g in groups] == [4, 4, 4]
+        members = [entry(n, group_id=f"g{n % 3}", step=n % 3) for n in range(12)]
+        groups = group_entries(members)
+        assert [len(g.members) for g in groups] == [4, 4, 4]
         assert steps_of(groups) == [0, 1, 2]
         for group in groups:
-            assert {r.group_id for r in group.rollouts} == {group.id}
+            assert group.members == tuple(m.id for m in members if m.group_id == group.id)
 
     def test_those_without_a_step_come_first(self):
         assert steps_of(groups_at(5, None, 0)) == [None, 0, 5]
@@ -75,14 +75,14 @@ class TestOwnSet:
         chosen = choose(tuple(groups), checkpoint(20), own=7, fixed=5)
         for seed in range(5):
             random.Random(seed).shuffle(groups)
-            members = [r for g in groups for r in g.rollouts]
-            again = choose(group_rollouts(members), checkpoint(20), own=7, fixed=5)
+            members = [entry(id=m, step=g.step, group_id=g.id) for g in groups for m in g.members]
+            again = choose(group_entries(members), checkpoint(20), own=7, fixed=5)
             assert [g.id for g in again.groups()] == [g.id for g in chosen.groups()]
             assert [g.id for g in again.fixed] == [g.id for g in chosen.fixed]
 
     def test_groups_are_chosen_whole(self):
         chosen = own_of(groups_at(*range(30)), 20, own=5)
-        assert [len(g.rollouts) for g in chosen] == [2] * 5
+        assert [len(g.members) for g in chosen] == [2] * 5
 
     def test_each_checkpoint_has_its_own(self):
         selection = choose(groups_at(0, 1, 50, 51), checkpoint(0), checkpoint(50), own=2)

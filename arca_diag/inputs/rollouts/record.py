@@ -1,30 +1,75 @@
-"""The canonical rollout: what every reader yields and what a user can hand over."""
+"""The records that readers yield and that a replay takes, and what is counted on the way."""
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from arca_diag.errors import RolloutError, collected
+Chat = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One completion as its trainer wrote it: token ids where it kept them, else text.
+
+    Attributes:
+        id: Unique within a source.
+        place: File and line or row, for messages.
+        step: Optimizer steps done by the policy that sampled it; None if unknown.
+        group_id: Completions that share a prompt and a step share a group.
+        prompt: Token ids, a text, or a chat to be put through the run's template.
+        completion: Token ids, the closing end-of-sequence id included, or a text without it.
+        rendered: A text prompt is a template's output already: nothing is added to it.
+        guessed_prompt: The prompt had to be reconstructed from a dump that lost a part of it.
+        mask: One flag a completion token, True where it counts; None: all do.
+        reward: The scalar reward, or None.
+        advantage: One per completion, one per token, or None.
+        finish_reason: "stop", "length", another word, or None if unknown.
+        prompt_text: For people to read; may be empty.
+        completion_text: For people to read; may be empty.
+        ids_exact: False if ids are given and are not those that were sampled.
+        sampling_logprobs: As the sampler logged them, one a completion token (NaN where it did
+            not), or None.
+        trainer_logprobs: As the trainer logged them, likewise.
+        entropies: As the trainer logged them, nats, likewise.
+    """
+
+    id: str
+    place: str
+    step: int | None
+    group_id: str
+    prompt: tuple[int, ...] | str | Chat
+    completion: tuple[int, ...] | str
+    rendered: bool = False
+    guessed_prompt: bool = False
+    mask: tuple[bool, ...] | None = None
+    reward: float | None = None
+    advantage: float | tuple[float, ...] | None = None
+    finish_reason: str | None = None
+    prompt_text: str = ""
+    completion_text: str = ""
+    ids_exact: bool = True
+    sampling_logprobs: tuple[float, ...] | None = None
+    trainer_logprobs: tuple[float, ...] | None = None
+    entropies: tuple[float, ...] | None = None
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether the completion is given as token ids."""
+        return not isinstance(self.completion, str)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """One completion of one prompt.
+    """One completion of one prompt, as token ids: what is replayed.
 
-    Attributes:
-        id: Unique within a source.
-        step: Optimizer steps done by the policy that sampled it; None if unknown.
-        group_id: Completions that share a prompt and a step share a group.
+    Attributes are those of `Sample`, but for:
         prompt_ids: Token ids of the prompt, template included.
-        completion_ids: Token ids of the completion, the closing end-of-sequence id included.
+        completion_ids: Token ids of the completion.
         mask: True where a completion token counts.
-        reward: The scalar reward, or None.
-        advantage: One per completion, a list with one per token, or None.
-        finish_reason: "stop", "length", another word, or None if unknown.
-        prompt_text: For people to read; may be empty.
-        completion_text: For people to read; may be empty.
         ids_exact: False if the completion's ids were had by tokenising its text again.
     """
 
@@ -40,6 +85,10 @@ class Rollout:
     prompt_text: str = ""
     completion_text: str = ""
     ids_exact: bool = True
+    guessed_prompt: bool = False
+    sampling_logprobs: tuple[float, ...] | None = None
+    trainer_logprobs: tuple[float, ...] | None = None
+    entropies: tuple[float, ...] | None = None
 
     @property
     def cluster(self) -> str:
@@ -52,56 +101,51 @@ class Rollout:
         return sum(self.mask)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RolloutSet:
-    """What a reader found, and what it left out.
+class Fault(Exception):
+    """What is wrong with one line; readers hand it to `Notes.fault`."""
+
+
+@dataclass(kw_only=True)
+class Notes:
+    """What a reader meets beside good completions, counted while it reads.
 
     Attributes:
-        rollouts: In file order.
-        source: Where they came from, for the report.
         files: The files that were read.
-        duplicates_dropped: Completions of a batch that was written again under a later step.
-        lines_skipped: Completions dropped because of a bad line in their group.
+        faults: `place: what`, for the first of them.
+        n_faults: How many there are.
+        bad_groups: Groups with a faulty line whose group could be read.
+        groupless: How many faults stand in lines whose group could not be read.
+        duplicates: Completions of a batch that was written again under a later step.
+        eval_excluded: Completions that an evaluation sampled.
+        left_out: Why completions were left out for other reasons, and how many.
         unknown_fields: Field -> how often it was seen and ignored.
+        step_source: Where the steps come from, in words; empty if they are unknown.
+        group_source: Where the groups come from, in words.
     """
 
-    rollouts: tuple[Rollout, ...]
-    source: str
-    files: tuple[str, ...]
-    duplicates_dropped: int = 0
-    lines_skipped: int = 0
-    unknown_fields: dict[str, int] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    n_faults: int = 0
+    bad_groups: set[str] = field(default_factory=set)
+    groupless: int = 0
+    duplicates: int = 0
+    eval_excluded: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    unknown_fields: Counter[str] = field(default_factory=Counter)
+    step_source: str = ""
+    group_source: str = ""
+
+    def fault(self, place: str, what: object, group: str | None = None) -> None:
+        """Note a line that cannot be read; `group` is its group, if that much can be told."""
+        self.n_faults += 1
+        if len(self.faults) < 20:
+            self.faults.append(f"{place}: {what}")
+        if group is None:
+            self.groupless += 1
+        else:
+            self.bad_groups.add(group)
 
 
 def hash_ids(ids: Iterable[int]) -> str:
     """A short, fixed hash of token ids."""
     return hashlib.sha256(np.asarray(list(ids), dtype="<i8").tobytes()).hexdigest()[:16]
-
-
-def check_fits_model(rollouts: Iterable[Rollout], vocabulary: int, longest: int | None) -> None:
-    """Check ids and lengths against the base model.
-
-    Raises:
-        RolloutError: An id outside the vocabulary, or a sequence longer than the model's
-            positions; up to 20 at once.
-    """
-    faults = []
-    for rollout in rollouts:
-        ids = rollout.prompt_ids + rollout.completion_ids
-        worst = next((i for i in ids if not 0 <= i < vocabulary), None)
-        if worst is not None:
-            faults.append(
-                f"rollout {rollout.id!r}: token id {worst} is outside the base model's vocabulary "
-                f"of {vocabulary}"
-            )
-        if longest is not None and len(ids) > longest:
-            faults.append(
-                f"rollout {rollout.id!r}: {len(ids)} tokens, and the base model has {longest} "
-                "positions"
-            )
-    if faults:
-        raise RolloutError(
-            collected(faults),
-            hint="were these rollouts sampled from another base model? Give the right one with "
-            "--base",
-        )

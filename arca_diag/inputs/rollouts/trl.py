@@ -1,27 +1,27 @@
 """Reader of TRL's `completions/completions_*.parquet` (TRL >= 0.28), with the recorder or without.
 
 The tables hold text with the special tokens stripped, one row a completion, a group's rows
-together. `completions_k` was sampled by the policy after k - 1 optimizer steps, and the same
-batch is written again under later steps while it is being reused.
+together. `completions_k` was sampled by the policy after k - 1 optimizer steps or, where a batch
+is used for several steps, at the first of them; the batch is written again under each.
 """
 
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arca_diag.errors import RolloutError, collected
-from arca_diag.inputs.rollouts.record import Rollout, RolloutSet
+from arca_diag.inputs.rollouts import fields
+from arca_diag.inputs.rollouts.record import Chat, Notes, Sample
+from arca_diag.inputs.runs import Run
 from arca_diag.trl import IDS_COLUMN, STEP_COLUMN
 
 _NOT_REWARDS = ("step", "prompt", "completion", "advantage", IDS_COLUMN, STEP_COLUMN)
-_FAR_BELOW = 0.8  # of the length limit: a re-tokenised text this short was not cut off
 
 
 def sniff(path: Path) -> bool:
@@ -31,61 +31,48 @@ def sniff(path: Path) -> bool:
     return path.is_file() and path.suffix == ".parquet" and path.name.startswith("completions_")
 
 
-def read(path: Path, context: Any) -> RolloutSet:
-    """Read every table, once per batch.
-
-    Raises:
-        RolloutError: A table is damaged, empty or lacks a column; up to 20 faults at once. Also
-            where text must be tokenised and there is no tokenizer, or where the recorded ids do
-            not decode to the text beside them.
-    """
-    files = sorted(path.glob("completions_*.parquet")) if path.is_dir() else [path]
-    faults: list[str] = []
-    rollouts: list[Rollout] = []
+def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
+    """Read every table, once per batch."""
     batches: set[str] = set()
-    duplicates = 0
-    prompts = _Prompts(context.tokenizer, context.run.training_args.get("chat_template_kwargs"))
-    for file in files:
-        try:
-            rows = _rows(file)
-        except RolloutError as error:
-            faults.append(str(error))
-            continue
+    notes.group_source = "rows that lie together and share a prompt"
+    for file in sorted(path.glob("completions_*.parquet")) if path.is_dir() else [path]:
+        notes.files.append(str(file))
+        rows = _rows(file, notes)
         batch = _fingerprint(rows)
         if batch in batches:
-            duplicates += len(rows)
+            notes.duplicates += len(rows)
             continue
         batches.add(batch)
-        rollouts += _read_batch(file, rows, context, prompts)
-    if faults:
-        raise RolloutError(collected(faults), hint="copy these files again, or remove them")
-    _check_tokenizer(rollouts, context.tokenizer)
-    return RolloutSet(
-        rollouts=tuple(rollouts),
-        source=f"TRL completions: {path.name}",
-        files=tuple(str(file) for file in files),
-        duplicates_dropped=duplicates,
-    )
+        yield from _read_batch(file, rows, run, notes)
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def _rows(file: Path, notes: Notes) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
-        first = str(error).splitlines()[0]
-        raise RolloutError(f"{file.name}: not a readable parquet file: {first}") from None
+        notes.fault(file.name, f"not a readable parquet file: {str(error).splitlines()[0]}")
+        return []
     if not rows:
-        raise RolloutError(f"{file.name}: no rows in it")
+        notes.fault(file.name, "no rows in it")
+        return []
     missing = [name for name in ("step", "prompt", "completion") if name not in rows[0]]
     if missing:
-        raise RolloutError(f"{file.name}: no column {', '.join(missing)}: not a TRL table")
+        notes.fault(file.name, f"no column {', '.join(missing)}: not a TRL table")
+        return []
     for number, row in enumerate(rows):
-        if row["prompt"] is None or row["completion"] is None or row["step"] is None:
-            raise RolloutError(f"{file.name}: row {number} has no step, prompt or completion")
-        for column, is_right in _KINDS.items():
-            if row.get(column) is not None and not is_right(row[column]):
-                raise RolloutError(f"{file.name}: row {number}: {column} is not what TRL writes")
+        if wrong := _wrong(row):
+            notes.fault(f"{file.name}: row {number}", wrong)
+            return []
     return rows
+
+
+def _wrong(row: dict[str, Any]) -> str:
+    if row["prompt"] is None or row["completion"] is None or row["step"] is None:
+        return "no step, prompt or completion"
+    for column, is_right in _KINDS.items():
+        if row.get(column) is not None and not is_right(row[column]):
+            return f"{column} is not what TRL writes"
+    return ""
 
 
 def _is_whole(value: Any) -> bool:
@@ -116,43 +103,83 @@ def _fingerprint(rows: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _read_batch(
-    file: Path, rows: list[dict[str, Any]], context: Any, prompts: "_Prompts"
-) -> Iterator[Rollout]:
-    sampled = rows[0].get(STEP_COLUMN)
-    step = int(sampled) if sampled is not None else max(0, int(rows[0]["step"]) - 1)
-    # In the table's order, which is that of training and of reward_weights; the log's is sorted.
-    logged = [key for key in rows[0] if key in context.run.reward_columns]
-    rewards = logged or [
+def _read_batch(file: Path, rows: list[dict[str, Any]], run: Run, notes: Notes) -> Iterator[Sample]:
+    if not rows:
+        return
+    step = _sampling_step(rows[0], run, notes)
+    rewards, weights = _rewards(rows, run)
+    number = 0
+    for group, size in enumerate(_group_sizes(rows, run.training_args)):
+        for row in rows[number : number + size]:
+            place = f"{file.name}: row {number}"
+            number += 1
+            recorded, text = row.get(IDS_COLUMN), _text(row["completion"])
+            if why := _unreadable(row["completion"], recorded is not None):
+                notes.left_out[why] += 1
+                continue
+            if not (text if recorded is None else recorded):
+                continue  # an empty completion has no token to credit
+            prompt = row["prompt"]
+            yield Sample(
+                id=f"{file.stem}/{number - 1}",
+                place=place,
+                step=step,
+                group_id=f"{file.stem}/g{group}",
+                prompt=prompt,
+                completion=text if recorded is None else tuple(int(i) for i in recorded),
+                reward=_reward(row, rewards, weights),
+                advantage=_finite(row.get("advantage")),
+                prompt_text=prompt if isinstance(prompt, str) else fields.plain_text(prompt),
+                completion_text=text,
+            )
+
+
+def _sampling_step(row: dict[str, Any], run: Run, notes: Notes) -> int:
+    """The recorder's own step, or the first step at which this batch was used."""
+    sampled = row.get(STEP_COLUMN)
+    if sampled is not None:
+        notes.step_source = "the recorder"
+        return int(sampled)
+    counts = [
+        run.training_args.get(key)
+        for key in ("steps_per_generation", "num_iterations", "gradient_accumulation_steps")
+    ]
+    per_batch, uses, micro = (c if isinstance(c, int) and 0 < c < 2**31 else None for c in counts)
+    steps = max(1, (per_batch or micro or 1) * (uses or 1) // (micro or 1))
+    notes.step_source = "the table's number k: sampled after k - 1 steps"
+    if steps > 1:
+        notes.step_source += f", once for every {steps}"
+    return max(0, int(row["step"]) - 1) // steps * steps
+
+
+def _rewards(rows: list[dict[str, Any]], run: Run) -> tuple[list[str], list[float | None]]:
+    """Reward columns and weights, in the table's order: that of training. The log's is sorted."""
+    logged = [key for key in rows[0] if key in run.reward_columns]
+    names = logged or [
         key
         for key in rows[0]
         if key not in _NOT_REWARDS and any(isinstance(row[key], float) for row in rows)
     ]
-    given = context.run.training_args.get("reward_weights")
+    given = run.training_args.get("reward_weights")
     weights = [_finite(w) for w in given] if isinstance(given, list) else []
-    if len(weights) != len(rewards) or None in weights:
-        weights = [1.0] * len(rewards)
-    limit = context.run.training_args.get("max_completion_length")
-    number = 0
-    for group, size in enumerate(_group_sizes(rows, context.run.training_args)):
-        for row in rows[number : number + size]:
-            ids, exact, text = _completion(file, number, row, context.tokenizer)
-            if ids:
-                yield Rollout(
-                    id=f"{file.stem}/{number}",
-                    step=step,
-                    group_id=f"{file.stem}/g{group}",
-                    prompt_ids=prompts.ids(file, number, row["prompt"]),
-                    completion_ids=ids,
-                    mask=(True,) * len(ids),
-                    reward=_reward(row, rewards, weights),
-                    advantage=_finite(row.get("advantage")),
-                    finish_reason=_finish_reason(ids, exact, context.end_tokens, limit),
-                    prompt_text=prompts.text(row["prompt"]),
-                    completion_text=text,
-                    ids_exact=exact,
-                )
-            number += 1
+    if len(weights) != len(names) or None in weights:
+        weights = [1.0] * len(names)
+    return names, weights
+
+
+def _unreadable(completion: str | Chat, has_ids: bool) -> str:
+    """Why the tokens of a completion cannot be known from the table; empty if they can."""
+    if isinstance(completion, str):
+        return ""
+    if any(message.get("role") not in (None, "assistant") for message in completion):
+        return "tool calls, whose tokens the table does not tell apart"
+    if not has_ids and any(_is_parsed(message) for message in completion):
+        return "parsed into reasoning and answer, and the text between is lost"
+    return ""
+
+
+def _is_parsed(message: Mapping[str, Any]) -> bool:
+    return any(value for key, value in message.items() if key not in ("role", "content"))
 
 
 def _group_sizes(rows: list[dict[str, Any]], arguments: dict[str, Any]) -> list[int]:
@@ -170,31 +197,13 @@ def _group_sizes(rows: list[dict[str, Any]], arguments: dict[str, Any]) -> list[
     return runs
 
 
-def _completion(
-    file: Path, number: int, row: dict[str, Any], tokenizer: Any | None
-) -> tuple[tuple[int, ...], bool, str]:
-    text = _text(row["completion"])
-    recorded = row.get(IDS_COLUMN)
-    if recorded is not None:
-        return tuple(int(i) for i in recorded), True, text
-    if tokenizer is None:
-        raise RolloutError(
-            f"{file.name}: row {number}: the table holds text, and the run has no tokenizer",
-            hint="give the base with --base (its folder holds the tokenizer)",
-        )
-    # No end-of-sequence id is added: whether there was one is unknown, so it is not scored.
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]), False, text
-
-
-def _text(message: Any) -> str:
+def _text(completion: str | Chat) -> str:
     """What the model wrote, of a plain text or of a list of chat messages."""
-    if isinstance(message, str):
-        return message
-    parts = []
-    for part in message:
-        content = part.get("content")
-        parts.append(content if isinstance(content, str) else json.dumps(content))
-    return "".join(parts)
+    if isinstance(completion, str):
+        return completion
+    if any(_is_parsed(message) for message in completion):
+        return ""  # not all that was written
+    return "".join(fields.message_text(message) for message in completion)
 
 
 def _reward(row: dict[str, Any], columns: list[str], weights: list[float | None]) -> float | None:
@@ -213,80 +222,3 @@ def _finite(value: Any) -> float | None:
     except OverflowError:  # an integer beyond any float
         return None
     return float(value) if ok else None
-
-
-def _finish_reason(
-    ids: tuple[int, ...], exact: bool, end_tokens: frozenset[int], limit: Any
-) -> str | None:
-    if exact:
-        return "stop" if ids[-1] in end_tokens else "length"
-    if isinstance(limit, int) and len(ids) < _FAR_BELOW * limit:
-        return "stop"
-    return None  # re-tokenised text can be longer or shorter than what was sampled
-
-
-class _Prompts:
-    """Prompts as ids and as text, each distinct prompt rendered once."""
-
-    def __init__(self, tokenizer: Any | None, template_arguments: Any) -> None:
-        self.tokenizer = tokenizer
-        self.arguments = template_arguments if isinstance(template_arguments, dict) else {}
-        self.known: dict[str, tuple[int, ...]] = {}
-
-    def ids(self, file: Path, number: int, prompt: Any) -> tuple[int, ...]:
-        """As TRL tokenises it: chats through the template, plain text as it is."""
-        key = json.dumps(prompt)
-        if key not in self.known:
-            self.known[key] = self._render(file, number, prompt)
-        return self.known[key]
-
-    def _render(self, file: Path, number: int, prompt: Any) -> tuple[int, ...]:
-        if self.tokenizer is None:
-            raise RolloutError(
-                f"{file.name}: row {number}: the prompt is text, and the run has no tokenizer",
-                hint="give the base with --base (its folder holds the tokenizer)",
-            )
-        if isinstance(prompt, str):
-            ids = self.tokenizer(prompt)["input_ids"]
-        else:
-            messages = [{k: v for k, v in m.items() if v is not None} for m in prompt]
-            try:
-                # Rendered and then encoded: what apply_chat_template returns for ids has
-                # changed between versions of transformers.
-                text = self.tokenizer.apply_chat_template(
-                    messages, add_generation_prompt=True, tokenize=False, **self.arguments
-                )
-            except Exception as error:  # the template is the run's own program
-                raise RolloutError(
-                    f"{file.name}: row {number}: the chat template fails on this prompt: {error}",
-                    hint="is the tokenizer the one the run was trained with?",
-                ) from None
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not ids:
-            raise RolloutError(f"{file.name}: row {number}: the prompt has no token")
-        return tuple(ids)
-
-    @staticmethod
-    def text(prompt: Any) -> str:
-        """For people to read."""
-        return prompt if isinstance(prompt, str) else "\n".join(_text([m]) for m in prompt)
-
-
-def _check_tokenizer(rollouts: list[Rollout], tokenizer: Any | None) -> None:
-    """Recorded ids must decode to the text beside them, or every prompt is tokenised wrongly."""
-    exact = [r for r in rollouts if r.ids_exact and min(r.completion_ids) >= 0][:16]
-    if tokenizer is None or not exact:
-        return
-    # Blanks aside: some tokenizers tidy them up, and whether they do is a matter of version.
-    wrong = [
-        r
-        for r in exact
-        if tokenizer.decode(list(r.completion_ids), skip_special_tokens=True).split()
-        != r.completion_text.split()
-    ]
-    if len(wrong) > len(exact) // 2:
-        raise RolloutError(
-            f"rollout {wrong[0].id!r}: the recorded token ids do not decode to the recorded text: "
-            "the tokenizer at hand is not the run's",
-            hint="give the base the run was trained from with --base",
-        )

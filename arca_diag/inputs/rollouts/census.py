@@ -1,0 +1,204 @@
+"""Two walks over the rollout files: one counts what is there, one loads what was chosen.
+
+Between them nothing of a completion is kept but its name, group, step and size, so that files
+of any length are read in bounded memory.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from arca_diag.errors import RolloutError, collected
+from arca_diag.inputs.rollouts import READERS, Reader
+from arca_diag.inputs.rollouts.record import Notes, Sample
+from arca_diag.inputs.runs import Run
+
+_CHARACTERS_PER_TOKEN = 4  # where nothing but text is known and only a cost is to be foretold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the rollouts lie and who reads them."""
+
+    reader: Reader
+    path: Path
+
+    @property
+    def label(self) -> str:
+        """For the report."""
+        return f"{self.reader.name}: {self.path.name}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One completion, without its contents.
+
+    Attributes:
+        id: The sample's.
+        group_id: The sample's.
+        step: The sample's.
+        tokens: Tokens of prompt and completion; a guess where one of them is text.
+        has_ids: Whether the completion is given as token ids.
+        ids_exact: Whether these are the ids that were sampled.
+    """
+
+    id: str
+    group_id: str
+    step: int | None
+    tokens: int
+    has_ids: bool
+    ids_exact: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Census:
+    """What the rollout files hold.
+
+    Attributes:
+        source: Where they lie.
+        entries: Every good completion, in file order.
+        notes: What else was met.
+        lines_skipped: Completions dropped because of a bad line in their group.
+        groups_skipped: Groups dropped likewise.
+    """
+
+    source: Source
+    entries: tuple[Entry, ...]
+    notes: Notes
+    lines_skipped: int
+    groups_skipped: int
+
+
+def find_source(
+    path: Path | None, run: Run, readers: tuple[Reader, ...] = READERS
+) -> Source | None:
+    """The rollouts at `path`, or those that the run left; None if it left none.
+
+    Raises:
+        RolloutError: `path` does not exist, or is of no format that is known.
+    """
+    if path is None:
+        for reader in readers:
+            for place in reader.places:
+                for found in sorted(run.root.glob(place)):
+                    if found.resolve().is_relative_to(run.root) and reader.sniff(found):
+                        return Source(reader=reader, path=found)
+        return None
+    if not path.exists():
+        raise RolloutError(f"--rollouts {path}: no such path", hint="give a file or a folder")
+    for reader in readers:
+        if reader.sniff(path):
+            return Source(reader=reader, path=path)
+    raise RolloutError(
+        f"{path}: no rollout file that is known here",
+        hint="known: "
+        + "; ".join(reader.name for reader in readers)
+        + "; or name its columns with --columns prompt=...,completion=...",
+    )
+
+
+def none_found(run: Run) -> RolloutError:
+    """What to say of a run without rollouts."""
+    return RolloutError(
+        f"{run.root.name}: no rollouts: it has no completions/ folder with completions_*.parquet "
+        "in it, nor what another trainer leaves",
+        hint="sample some from every checkpoint with --prompts FILE --generate 8; train with "
+        "GRPOConfig(log_completions=True, logging_steps=1) and the reward function "
+        "arca_diag.trl.recorder(), which records exact token ids; or give a file with --rollouts",
+    )
+
+
+def take_census(source: Source, run: Run, *, skip_bad_lines: bool) -> Census:
+    """Read everything once and count it.
+
+    Raises:
+        RolloutError: Faulty lines, up to 20 at once; with `skip_bad_lines` the whole group of a
+            faulty line is dropped instead, as long as its group can be read and at most 1% of
+            the groups (but one in any case) go. Also where nothing is left.
+    """
+    notes = Notes()
+    entries: list[Entry] = []
+    places: dict[str, str] = {}
+    for sample in source.reader.read(source.path, run, notes):
+        if sample.id in places:
+            before = places[sample.id]
+            notes.fault(
+                sample.place, f"id {sample.id!r} was used before, at {before}", sample.group_id
+            )
+            continue
+        places[sample.id] = sample.place
+        entries.append(_entry(sample))
+    lines = notes.n_faults
+    _check_faults(notes, {e.group_id for e in entries}, source, skip_bad_lines)
+    kept = tuple(e for e in entries if e.group_id not in notes.bad_groups)
+    if not kept:
+        left = "; ".join(f"{n} left out: {why}" for why, n in notes.left_out.items())
+        if notes.eval_excluded:
+            left = f"{notes.eval_excluded} left out: sampled by an evaluation; {left}".rstrip("; ")
+        raise RolloutError(
+            f"{source.path.name}: no rollout in it" + (f" ({left})" if left else ""),
+            hint="the file is empty, or every completion in it is"
+            if not left
+            else "give other completions with --rollouts",
+        )
+    return Census(
+        source=source,
+        entries=kept,
+        notes=notes,
+        lines_skipped=len(entries) - len(kept) + lines,
+        groups_skipped=len(notes.bad_groups),
+    )
+
+
+def load(census: Census, run: Run, groups: Collection[str]) -> Mapping[str, Sample]:
+    """The samples of the groups that were chosen, by id.
+
+    Raises:
+        RolloutError: The files are no longer what they were.
+    """
+    wanted = {e.id: e.group_id for e in census.entries if e.group_id in groups}
+    found = {
+        sample.id: sample
+        for sample in census.source.reader.read(census.source.path, run, Notes())
+        if wanted.get(sample.id) == sample.group_id
+    }
+    if found.keys() != wanted.keys():
+        raise RolloutError(
+            f"{census.source.path.name} changed while it was read",
+            hint="is the run still training? Scan again, or scan a copy",
+        )
+    return found
+
+
+def _entry(sample: Sample) -> Entry:
+    return Entry(
+        id=sample.id,
+        group_id=sample.group_id,
+        step=sample.step,
+        tokens=_size(sample.prompt) + _size(sample.completion),
+        has_ids=sample.has_ids,
+        ids_exact=sample.has_ids and sample.ids_exact,
+    )
+
+
+def _size(content: object) -> int:
+    if isinstance(content, tuple):
+        return len(content)
+    return -(-len(str(content)) // _CHARACTERS_PER_TOKEN)
+
+
+def _check_faults(notes: Notes, groups: set[str], source: Source, skip: bool) -> None:
+    if not notes.n_faults:
+        return
+    if not skip or notes.groupless:
+        hint = "mend, copy again or remove what is named"
+        if not skip and notes.bad_groups:
+            hint += ", or drop their groups with --skip-bad-lines"
+        raise RolloutError(collected(notes.faults, total=notes.n_faults), hint=hint)
+    everything = groups | notes.bad_groups
+    if len(notes.bad_groups) > max(1, len(everything) // 100):
+        raise RolloutError(
+            f"{source.path.name}: {len(notes.bad_groups)} of {len(everything)} groups have a bad "
+            "line; --skip-bad-lines drops at most 1%",
+            hint="mend the file: too much of it is bad to leave it out",
+        )

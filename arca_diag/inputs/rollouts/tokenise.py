@@ -1,0 +1,195 @@
+"""Samples -> `Rollout`s: text becomes token ids here, and nowhere else.
+
+Chats go through the run's template, plain prompts as they are, completions by themselves with
+nothing added: prompt and completion tokenised together would merge across their border.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from arca_diag.errors import RolloutError, collected
+from arca_diag.inputs.rollouts.record import Rollout, Sample
+from arca_diag.inputs.runs import Run
+
+_FAR_BELOW = 0.8  # of the length limit: a re-tokenised text this short was not cut off
+
+
+def to_rollouts(
+    samples: Iterable[Sample], tokenizer: Any | None, end_tokens: frozenset[int], run: Run
+) -> tuple[Rollout, ...]:
+    """Give every sample its token ids.
+
+    Args:
+        samples: What a reader yielded.
+        tokenizer: The run's, or None if there is none; then every sample must hold ids.
+        end_tokens: Ids that end a completion.
+        run: Its training arguments hold the template's arguments and the length limit.
+
+    Returns:
+        In the order given; a completion whose text gives no token is left out.
+
+    Raises:
+        RolloutError: Text without a tokenizer, a template that fails, a prompt without a token,
+            or recorded ids that do not decode to the text beside them.
+    """
+    chosen = list(samples)
+    _need_tokenizer(chosen, tokenizer)
+    prompts = _prompts(chosen, tokenizer, run.training_args.get("chat_template_kwargs"))
+    limit = run.training_args.get("max_completion_length")
+    only_whole = run.training_args.get("mask_truncated_completions") is True
+    rollouts = []
+    for sample in chosen:
+        ids = sample.completion
+        if isinstance(ids, str):
+            # No end-of-sequence id is added: whether there was one is unknown, so it is not scored.
+            ids = tuple(tokenizer(ids, add_special_tokens=False)["input_ids"])  # type: ignore[misc]
+        if not ids:
+            continue
+        exact = sample.has_ids and sample.ids_exact
+        reason = sample.finish_reason or _finish_reason(ids, exact, end_tokens, limit)
+        dropped = only_whole and reason == "length"
+        mask = sample.mask if sample.mask is not None else (True,) * len(ids)
+        rollouts.append(
+            Rollout(
+                id=sample.id,
+                step=sample.step,
+                group_id=sample.group_id,
+                prompt_ids=prompts[_key(sample)],
+                completion_ids=ids,
+                mask=(False,) * len(ids) if dropped else mask,
+                reward=sample.reward,
+                advantage=sample.advantage,
+                finish_reason=reason,
+                prompt_text=sample.prompt_text,
+                completion_text=sample.completion_text,
+                ids_exact=exact,
+                guessed_prompt=sample.guessed_prompt,
+                sampling_logprobs=sample.sampling_logprobs,
+                trainer_logprobs=sample.trainer_logprobs,
+                entropies=sample.entropies,
+            )
+        )
+    _check_tokenizer(rollouts, tokenizer)
+    return tuple(rollouts)
+
+
+def check_fits_model(rollouts: Iterable[Rollout], vocabulary: int, longest: int | None) -> None:
+    """Check ids and lengths against the base model.
+
+    Raises:
+        RolloutError: An id outside the vocabulary, or a sequence longer than the model's
+            positions; up to 20 at once.
+    """
+    faults = []
+    for rollout in rollouts:
+        ids = rollout.prompt_ids + rollout.completion_ids
+        worst = next((i for i in ids if not 0 <= i < vocabulary), None)
+        if worst is not None:
+            faults.append(
+                f"rollout {rollout.id!r}: token id {worst} is outside the base model's vocabulary "
+                f"of {vocabulary}"
+            )
+        if longest is not None and len(ids) > longest:
+            faults.append(
+                f"rollout {rollout.id!r}: {len(ids)} tokens, and the base model has {longest} "
+                "positions"
+            )
+    if faults:
+        raise RolloutError(
+            collected(faults),
+            hint="were these rollouts sampled from another base model? Give the right one with "
+            "--base",
+        )
+
+
+def _need_tokenizer(samples: Sequence[Sample], tokenizer: Any | None) -> None:
+    if tokenizer is not None:
+        return
+    for sample in samples:
+        if not (sample.has_ids and isinstance(sample.prompt, tuple)):
+            what = "the prompt" if sample.has_ids else "the completion"
+            raise RolloutError(
+                f"{sample.place}: {what} is text, and the run has no tokenizer",
+                hint="give the base with --base (its folder holds the tokenizer)",
+            )
+
+
+def _key(sample: Sample) -> str:
+    return json.dumps([sample.prompt, sample.rendered], sort_keys=True, default=str)
+
+
+def _prompts(
+    samples: Sequence[Sample], tokenizer: Any | None, template_arguments: object
+) -> Mapping[str, tuple[int, ...]]:
+    """The ids of every distinct prompt, each rendered once."""
+    arguments = template_arguments if isinstance(template_arguments, dict) else {}
+    known: dict[str, tuple[int, ...]] = {}
+    for sample in samples:
+        key = _key(sample)
+        if key not in known:
+            known[key] = _prompt_ids(sample, tokenizer, arguments)
+    return known
+
+
+def _prompt_ids(
+    sample: Sample, tokenizer: Any | None, arguments: dict[str, Any]
+) -> tuple[int, ...]:
+    prompt = sample.prompt
+    if isinstance(prompt, tuple):
+        return prompt
+    assert tokenizer is not None
+    if isinstance(prompt, str):
+        # As trainers do: what a template wrote holds its special tokens already.
+        ids = tokenizer(prompt, add_special_tokens=not sample.rendered)["input_ids"]
+    else:
+        messages = [{k: v for k, v in m.items() if v is not None} for m in prompt]
+        try:
+            # Rendered and then encoded: what apply_chat_template returns for ids has
+            # changed between versions of transformers.
+            text = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False, **arguments
+            )
+        except Exception as error:  # the template is the run's own program
+            raise RolloutError(
+                f"{sample.place}: the chat template fails on this prompt: {error}",
+                hint="is the tokenizer the one the run was trained with?",
+            ) from None
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise RolloutError(f"{sample.place}: the prompt has no token")
+    return tuple(ids)
+
+
+def _finish_reason(
+    ids: tuple[int, ...], exact: bool, end_tokens: frozenset[int], limit: object
+) -> str | None:
+    if exact:
+        if ids[-1] in end_tokens:
+            return "stop"
+        return "length" if not isinstance(limit, int) or len(ids) >= limit else None
+    if isinstance(limit, int) and len(ids) < _FAR_BELOW * limit:
+        return "stop"
+    return None  # re-tokenised text can be longer or shorter than what was sampled
+
+
+def _check_tokenizer(rollouts: Sequence[Rollout], tokenizer: Any | None) -> None:
+    """Recorded ids must decode to the text beside them, or every prompt is tokenised wrongly."""
+    exact = [
+        r for r in rollouts if r.ids_exact and r.completion_text and min(r.completion_ids) >= 0
+    ][:16]
+    if tokenizer is None or not exact:
+        return
+    # Blanks aside: some tokenizers tidy them up, and whether they do is a matter of version.
+    wrong = [
+        r
+        for r in exact
+        if tokenizer.decode(list(r.completion_ids), skip_special_tokens=True).split()
+        != r.completion_text.split()
+    ]
+    if len(wrong) > len(exact) // 2:
+        raise RolloutError(
+            f"rollout {wrong[0].id!r}: the recorded token ids do not decode to the recorded text: "
+            "the tokenizer at hand is not the run's",
+            hint="give the base the run was trained from with --base",
+        )

@@ -4,6 +4,7 @@ import importlib.metadata
 from collections.abc import Collection
 
 from arca_diag.config import JUDGING, REPLAY, ScanConfig
+from arca_diag.fidelity import Logged
 from arca_diag.inputs.adapters import Adapter
 from arca_diag.inputs.gather import Inputs
 from arca_diag.inputs.selection import Selection
@@ -78,6 +79,21 @@ def describe_reference(inputs: Inputs) -> ReferenceInfo:
     if with_ref:
         reason = f"uncertain: {with_ref[0]} keeps another reference in ref/, not used here"
     return ReferenceInfo(kind="adapter-off", reason=reason)
+
+
+def logged(inputs: Inputs) -> Logged:
+    """What the trainer logged beside the completions."""
+    arguments = inputs.run.training_args
+    pieces, uses = (
+        arguments.get("steps_per_generation"),
+        arguments.get("gradient_accumulation_steps"),
+    )
+    return Logged(
+        rows=inputs.run.log,
+        batches=inputs.census.notes.batches,
+        interval=inputs.run.logging_steps,
+        partial=isinstance(pieces, int) and isinstance(uses, int) and pieces > uses,
+    )
 
 
 def describe_rollouts(inputs: Inputs, selection: Selection) -> RolloutsInfo:

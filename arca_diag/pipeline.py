@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from arca_diag import __version__, describe, findings, store, tables, verdict
+from arca_diag import __version__, describe, fidelity, findings, store, tables, verdict
 from arca_diag.config import ScanConfig
 from arca_diag.errors import ResultError
 from arca_diag.inputs.gather import Inputs, gather
@@ -86,6 +86,13 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         tokens, members, epsilon=config.epsilon, sharpening=config.sharpening
     )
     verdicts = verdict.exact_verdicts(trajectories, rollouts)
+    faithful = fidelity.judge_fidelity(
+        tokens,
+        (r for g in selection.groups() for r in g.rollouts),
+        inputs.census.entries,
+        steps,
+        describe.logged(inputs),
+    )
     report = Report(
         schema_version=SCHEMA_VERSION,
         tool={"name": "arca-diag", "version": __version__},
@@ -97,14 +104,15 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         adapter=describe.describe_adapter(inputs.adapters[-1]),
         reference=describe.describe_reference(inputs),
         rollouts=describe.describe_rollouts(inputs, selection),
-        replay_fidelity=[],
+        replay_fidelity=faithful,
         measurements=measure(tokens, trajectories, rollouts, steps, config.sharpening),
         verdicts=verdicts,
         findings=[
             *findings.input_findings(inputs, selection),
             *findings.inert_findings(verdicts),
+            *fidelity.mismatch_findings(faithful),
         ],
-        thresholds=list(verdict.THRESHOLDS),
+        thresholds=[*verdict.THRESHOLDS, *fidelity.THRESHOLDS],
         files={},
     )
     frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)

@@ -63,6 +63,7 @@ class Run:
     training_args_source: str
     reward_columns: tuple[str, ...]
     completions: Path | None
+    log: tuple[dict[str, Any], ...] = ()
 
 
 def find_run(path: Path) -> Run:
@@ -179,6 +180,7 @@ def _describe(root: Path, found: tuple[Checkpoint, ...], named: Checkpoint | Non
         training_args_source=arguments_file.relative_to(root).as_posix() if arguments_file else "",
         reward_columns=tuple(rewards),
         completions=completions if completions.is_dir() else None,
+        log=tuple(r for r in state.get("log_history") or [] if isinstance(r, dict)),
     )
 
 

@@ -189,6 +189,8 @@ def entry(number: int = 0, **given: Any) -> Entry:
         "tokens": 5,
         "has_ids": True,
         "ids_exact": True,
+        "batch": "",
+        "fingerprint": number,
     }
     return Entry(**(plain | given))
 

@@ -40,6 +40,8 @@ class Entry:
         tokens: Tokens of prompt and completion; a guess where one of them is text.
         has_ids: Whether the completion is given as token ids.
         ids_exact: Whether these are the ids that were sampled.
+        batch: The sample's.
+        fingerprint: Equal for equal completions, within one census.
     """
 
     id: str
@@ -48,6 +50,8 @@ class Entry:
     tokens: int
     has_ids: bool
     ids_exact: bool
+    batch: str
+    fingerprint: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +182,8 @@ def _entry(sample: Sample) -> Entry:
         tokens=_size(sample.prompt) + _size(sample.completion),
         has_ids=sample.has_ids,
         ids_exact=sample.has_ids and sample.ids_exact,
+        batch=sample.batch,
+        fingerprint=hash(sample.completion),
     )
 
 

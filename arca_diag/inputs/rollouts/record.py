@@ -20,6 +20,7 @@ class Sample:
         place: File and line or row, for messages.
         step: Optimizer steps done by the policy that sampled it; None if unknown.
         group_id: Completions that share a prompt and a step share a group.
+        batch: The logged batch that it is of (see `Notes.batches`); empty if there is none.
         prompt: Token ids, a text, or a chat to be put through the run's template.
         completion: Token ids, the closing end-of-sequence id included, or a text without it.
         rendered: A text prompt is a template's output already: nothing is added to it.
@@ -43,6 +44,7 @@ class Sample:
     group_id: str
     prompt: tuple[int, ...] | str | Chat
     completion: tuple[int, ...] | str
+    batch: str = ""
     rendered: bool = False
     guessed_prompt: bool = False
     mask: tuple[bool, ...] | None = None
@@ -121,6 +123,8 @@ class Notes:
         unknown_fields: Field -> how often it was seen and ignored.
         step_source: Where the steps come from, in words; empty if they are unknown.
         group_source: Where the groups come from, in words.
+        batches: Step of a log entry -> the batch that its means were taken over, where the
+            trainer writes one beside the other.
     """
 
     files: list[str] = field(default_factory=list)
@@ -134,6 +138,7 @@ class Notes:
     unknown_fields: Counter[str] = field(default_factory=Counter)
     step_source: str = ""
     group_source: str = ""
+    batches: dict[int, str] = field(default_factory=dict)
 
     def fault(self, place: str, what: object, group: str | None = None) -> None:
         """Note a line that cannot be read; `group` is its group, if that much can be told."""

@@ -33,16 +33,18 @@ def sniff(path: Path) -> bool:
 
 def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     """Read every table, once per batch."""
-    batches: set[str] = set()
+    batches: dict[str, str] = {}
     notes.group_source = "rows that lie together and share a prompt"
     for file in sorted(path.glob("completions_*.parquet")) if path.is_dir() else [path]:
         notes.files.append(str(file))
         rows = _rows(file, notes)
-        batch = _fingerprint(rows)
-        if batch in batches:
+        if not rows:
+            continue
+        first = batches.setdefault(_fingerprint(rows), file.stem)
+        notes.batches[int(rows[0]["step"])] = first
+        if first != file.stem:
             notes.duplicates += len(rows)
             continue
-        batches.add(batch)
         yield from _read_batch(file, rows, run, notes)
 
 
@@ -104,8 +106,6 @@ def _fingerprint(rows: list[dict[str, Any]]) -> str:
 
 
 def _read_batch(file: Path, rows: list[dict[str, Any]], run: Run, notes: Notes) -> Iterator[Sample]:
-    if not rows:
-        return
     step = _sampling_step(rows[0], run, notes)
     rewards, weights = _rewards(rows, run)
     number = 0
@@ -125,6 +125,7 @@ def _read_batch(file: Path, rows: list[dict[str, Any]], run: Run, notes: Notes) 
                 place=place,
                 step=step,
                 group_id=f"{file.stem}/g{group}",
+                batch=file.stem,
                 prompt=prompt,
                 completion=text if recorded is None else tuple(int(i) for i in recorded),
                 reward=_reward(row, rewards, weights),

@@ -1,0 +1,327 @@
+"""Is the replay the run? What was replayed against what the run logged of the same tokens.
+
+Per-token log-probabilities where the trainer or the sampler kept them; else the means of
+entropy and KL that the trainer logged at the step after the checkpoint, on the very batch that
+the checkpoint's policy was given.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from arca_diag.inputs.rollouts.census import Entry
+from arca_diag.inputs.rollouts.record import Rollout
+from arca_diag.results import Fidelity, Finding, Threshold
+
+THRESHOLDS = (
+    Threshold(
+        id="fidelity-logprob-warn",
+        value=0.02,
+        comparator=">",
+        source="mean |difference| in nats; vLLM against a plain forward differs by about .012",
+    ),
+    Threshold(
+        id="fidelity-logprob-fail",
+        value=0.1,
+        comparator=">",
+        source="mean |difference| in nats; eight times what two inference engines differ by",
+    ),
+    Threshold(
+        id="fidelity-entropy-warn",
+        value=0.05,
+        comparator=">",
+        source="relative; a float32 replay of a bfloat16 training run was 3.5% off, and the policy "
+        "one step on is 2% to 4% off",
+    ),
+    Threshold(
+        id="fidelity-entropy-fail",
+        value=0.10,
+        comparator=">",
+        source="relative; twice the tolerance",
+    ),
+    Threshold(
+        id="fidelity-kl-warn",
+        value=0.10,
+        comparator=">",
+        source="relative; a mean of exponentials, so noisier than entropy; twice its tolerance",
+    ),
+    Threshold(
+        id="fidelity-kl-fail",
+        value=0.30,
+        comparator=">",
+        source="relative; another reference moves KL by a factor, not by a share",
+    ),
+    Threshold(
+        id="fidelity-kl-floor",
+        value=5e-4,
+        comparator="<=",
+        source="nats; below it a KL estimate is rounding",
+    ),
+    Threshold(
+        id="fidelity-entropy-floor",
+        value=1e-3,
+        comparator="<=",
+        source="nats; below it a mean entropy is rounding",
+    ),
+)
+_CUT = {t.id: t.value for t in THRESHOLDS}
+_MEANING = {
+    "pass": "the replay gives what the run logged",
+    "warn": "the replay is a little off what the run logged",
+    "fail": "the replay does not give what the run logged",
+}
+_Status = Literal["pass", "warn", "fail"]
+_ORDER: tuple[_Status, ...] = ("pass", "warn", "fail")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logged:
+    """What the run logged beside its rollouts.
+
+    Attributes:
+        rows: The trainer's log entries, each a mapping with `step` and figures.
+        batches: Step of a log entry -> the batch that its means were taken over.
+        interval: Steps that one entry averages over; None if unknown.
+        partial: An entry averages over a part of its batch only: the batch is used in pieces.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    batches: Mapping[int, str]
+    interval: int | None
+    partial: bool
+
+
+def judge_fidelity(
+    tokens: pd.DataFrame,
+    rollouts: Iterable[Rollout],
+    entries: Iterable[Entry],
+    steps: Mapping[str, int | None],
+    logged: Logged,
+) -> list[Fidelity]:
+    """Compare replay and log at every checkpoint.
+
+    Args:
+        tokens: A row a replayed token: `checkpoint`, `rollout_id`, `counted`, `surprisal`,
+            `entropy`, `log_ratio`.
+        rollouts: The completions that were replayed, with what was logged per token.
+        entries: Every completion of the run: says whether a batch was replayed whole.
+        steps: Name -> step of every measured checkpoint.
+        logged: What the run logged.
+
+    Returns:
+        One a checkpoint: pass, warn, fail, or cannot-tell with the reason.
+    """
+    replayed = {r.id: r for r in rollouts}
+    everything = list(entries)
+    out = []
+    for name, step in steps.items():
+        label = name if step is None else str(step)
+        at = tokens[(tokens["checkpoint"] == name) & tokens["counted"]]
+        if step is None:
+            out.append(_cannot(label, "the checkpoint's step is unknown"))
+            continue
+        by_token = _by_token(label, at, replayed, step)
+        out.append(by_token or _by_means(label, at, replayed, everything, step, logged))
+    return out
+
+
+def mismatch_findings(fidelity: Sequence[Fidelity]) -> list[Finding]:
+    """The finding `replay-mismatch` for every checkpoint whose replay is not the run."""
+    return [
+        Finding(
+            id="replay-mismatch",
+            level="error" if found.status == "fail" else "warn",
+            checkpoint=int(found.checkpoint) if found.checkpoint.isdigit() else found.checkpoint,
+            signal=None,
+            message=found.reason or _MEANING[found.status],
+            evidence=dict(found.figures),
+            action="check the temperature, the chat template, the base model, use_rslora in "
+            "adapter_config.json, and whether checkpoint and completions belong together; until "
+            "then no figure of this checkpoint is the run's",
+            source="thresholds fidelity-*",
+        )
+        for found in fidelity
+        if found.status in ("warn", "fail")
+    ]
+
+
+def _by_token(
+    label: str, at: pd.DataFrame, replayed: Mapping[str, Rollout], step: int
+) -> Fidelity | None:
+    """Against log-probabilities per token, on what the checkpoint's own policy sampled."""
+    figures: dict[str, float | None] = {}
+    used = 0
+    groups = dict(iter(at.groupby("rollout_id", sort=False)))
+    for field, column, sign in (
+        ("trainer_logprobs", "surprisal", -1.0),
+        ("sampling_logprobs", "surprisal", -1.0),
+        ("entropies", "entropy", 1.0),
+    ):
+        gaps: list[np.ndarray] = []
+        for identity, rows in groups.items():
+            rollout = replayed.get(str(identity))
+            values = getattr(rollout, field) if rollout is not None else None
+            if rollout is None or rollout.step != step or values is None or not rollout.ids_exact:
+                continue
+            written = np.asarray(values, dtype=float)[rows["position"].to_numpy(int)]
+            gap = sign * rows[column].to_numpy(float) - written
+            gaps.append(np.abs(gap[np.isfinite(gap)]))
+        together = np.concatenate(gaps) if gaps else np.zeros(0)
+        if together.size:
+            figures[f"{field}_mean_abs_difference"] = float(together.mean())
+            used = max(used, int(together.size))
+    primary = next(
+        (
+            v
+            for field in ("trainer_logprobs", "sampling_logprobs")
+            if (v := figures.get(f"{field}_mean_abs_difference")) is not None
+        ),
+        None,
+    )
+    if primary is None:
+        return None
+    figures["tokens"] = float(used)
+    status = _status(primary, "logprob", 0.0)
+    return Fidelity(
+        checkpoint=label,
+        status=status,
+        figures=figures,
+        reason=f"{_MEANING[status]}: log-probabilities of {used:,} tokens differ by "
+        f"{primary:.3g} nats on average",
+    )
+
+
+def _by_means(
+    label: str,
+    at: pd.DataFrame,
+    replayed: Mapping[str, Rollout],
+    entries: Sequence[Entry],
+    step: int,
+    logged: Logged,
+) -> Fidelity:
+    """Against the log's means: the entry after the checkpoint, else the one at it."""
+    if not logged.rows:
+        return _cannot(label, "the run left no log and no log-probabilities")
+    for at_step in (step + 1, step):
+        row = next((r for r in logged.rows if r.get("step") == at_step and "entropy" in r), None)
+        batch = logged.batches.get(at_step)
+        members = {e.id for e in entries if batch and e.batch == batch}
+        mine = at[at["rollout_id"].isin(members)]
+        if row is None or mine.empty:
+            continue
+        ids = mine["rollout_id"].unique()
+        guessed = sum(not replayed[i].ids_exact for i in ids)
+        whole = len(ids) == len(members)
+        averaged = (logged.interval or 1) > 1
+        doubt = []
+        if guessed:
+            doubt.append(f"{guessed} completions were tokenised again from text, without their end")
+        if at_step == step:
+            doubt.append("nothing was logged one step on, so the entry is of the policy before")
+        if averaged:
+            doubt.append(f"the entry averages {logged.interval} steps and the batch is the last")
+        if logged.partial:
+            doubt.append("the entry is of a part of the batch")
+        if not whole:
+            doubt.append(f"{len(ids)} of the batch's {len(members)} completions were replayed")
+        allowance = _Allowance(
+            sampling=not whole or averaged or logged.partial,
+            # The end token that text does not hold is at most about as far from the mean as
+            # the mean is from 0.
+            unseen=guessed / len(mine),
+        )
+        clusters = {i: replayed[i].cluster for i in ids}
+        return _compare(label, mine, clusters, row, at_step, allowance, doubt)
+    return _cannot(
+        label, f"nothing was logged at step {step + 1} or {step} with its completions kept"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Allowance:
+    """What a difference may be beside the tolerance: `unseen` is relative."""
+
+    sampling: bool
+    unseen: float
+
+
+def _compare(
+    label: str,
+    mine: pd.DataFrame,
+    clusters: Mapping[str, str],
+    row: Mapping[str, Any],
+    at_step: int,
+    allowance: _Allowance,
+    doubt: list[str],
+) -> Fidelity:
+    ratio = mine["log_ratio"].to_numpy(float)
+    series = {"entropy": mine["entropy"].to_numpy(float)}
+    with np.errstate(over="ignore"):
+        series["kl"] = np.exp(-ratio) + ratio - 1  # k3, the estimator that trainers log
+    prompts = mine["rollout_id"].map(clusters).to_numpy(object)
+    figures: dict[str, float | None] = {"log_step": float(at_step)}
+    worst: _Status = "pass"
+    said: list[str] = []
+    for name, values in series.items():
+        written = row.get(name)
+        if isinstance(written, bool) or not isinstance(written, int | float):
+            continue
+        if not math.isfinite(written) or not np.isfinite(values).all():
+            continue
+        ours = float(values.mean())
+        scale = max(abs(float(written)), _CUT[f"fidelity-{name}-floor"])
+        if max(abs(written), abs(ours)) <= _CUT[f"fidelity-{name}-floor"]:
+            gap, spread = 0.0, 0.0
+        else:
+            gap = abs(ours - written) / scale
+            spread = _half_width(values, prompts) / scale if allowance.sampling else 0.0
+            spread += allowance.unseen
+        figures |= {
+            f"{name}_replayed": ours,
+            f"{name}_logged": float(written),
+            f"{name}_relative_difference": gap,
+        }
+        if spread:
+            figures[f"{name}_allowance"] = spread if math.isfinite(spread) else None
+        status = _status(gap, name, spread)
+        worst = max(worst, status, key=_ORDER.index)
+        said.append(f"{name} {ours:.4g} replayed, {written:.4g} logged ({gap:.1%} off)")
+    if not said:
+        return _cannot(label, f"the log's entry at step {at_step} has no finite entropy or KL")
+    note = f"; {'; '.join(doubt)}" if doubt else ""
+    return Fidelity(
+        checkpoint=label,
+        status=worst,
+        figures=figures,
+        reason=f"{_MEANING[worst]}: {', '.join(said)} at step {at_step}{note}",
+    )
+
+
+def _half_width(values: np.ndarray, prompts: np.ndarray) -> float:
+    """Half of the 95% interval of a token mean, from its spread over prompts.
+
+    The mean is a ratio of two sums over prompts, so its residuals per prompt give its variance.
+    Infinite below two prompts.
+    """
+    _, index = np.unique(prompts, return_inverse=True)
+    count = int(index.max()) + 1
+    if count < 2:
+        return math.inf
+    residuals = np.bincount(index, values - values.mean(), minlength=count)
+    error = math.sqrt(count / (count - 1) * float(residuals @ residuals)) / len(values)
+    return float(stats.t.ppf(0.975, count - 1)) * error
+
+
+def _status(gap: float, name: str, spread: float) -> _Status:
+    if gap > _CUT[f"fidelity-{name}-fail"] + spread:
+        return "fail"
+    return "warn" if gap > _CUT[f"fidelity-{name}-warn"] + spread else "pass"
+
+
+def _cannot(label: str, reason: str) -> Fidelity:
+    return Fidelity(checkpoint=label, status="cannot-tell", figures={}, reason=reason)

@@ -108,6 +108,10 @@ _SkipBad = Annotated[
 _Download = Annotated[
     bool, typer.Option("--allow-download", help="Fetch the base from the hub if it is missing.")
 ]
+_Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run code that the base brings; never one in RUN."),
+]
 _Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv for all.")
 ]
@@ -136,6 +140,7 @@ def scan(
     redact_text: _Redact = False,
     skip_bad_lines: _SkipBad = False,
     allow_download: _Download = False,
+    trust_remote_code: _Trust = False,
     verbose: _Verbose = 0,
 ) -> None:
     """Replay a run's rollouts under its checkpoints and measure every credit signal."""

@@ -46,6 +46,7 @@ REPLAY = (
     "window",
     "redact_text",
     "skip_bad_lines",
+    "trust_remote_code",
 )
 
 
@@ -74,6 +75,7 @@ class ScanConfig(BaseModel):
     redact_text: bool = False
     skip_bad_lines: bool = False
     allow_download: bool = False
+    trust_remote_code: bool = False
 
     @field_validator("temperature", "epsilon", "sharpening")
     @classmethod

@@ -1,7 +1,6 @@
 """All that a scan reads, read and checked: run, adapters, base, tokenizer, rollouts."""
 
 import hashlib
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,9 @@ from typing import Any
 from arca_diag.config import ScanConfig
 from arca_diag.errors import CheckpointError
 from arca_diag.inputs.adapters import Adapter, check_same_kind, read_adapter
-from arca_diag.inputs.base import (
-    Base,
-    end_tokens,
-    find_base,
-    load_config,
-    load_tokenizer,
-    stay_offline,
-)
+from arca_diag.inputs.base import Base, find_base
+from arca_diag.inputs.facts import temperature_of
+from arca_diag.inputs.models import end_tokens, load_config, load_tokenizer, stay_offline
 from arca_diag.inputs.rollouts.census import Census, find_source, load, none_found, take_census
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import check_fits_model, to_rollouts
@@ -116,7 +110,11 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
     check_same_kind(adapters)
 
     base = find_base(
-        config.base, adapters[0].base_name, run.root, allow_download=config.allow_download
+        config.base,
+        adapters[0].base_name,
+        run.root,
+        allow_download=config.allow_download,
+        trust_remote_code=config.trust_remote_code,
     )
     tokenizer = load_tokenizer([*(c.path for c in reversed(wanted)), run.root], base)
     found = find_source(config.rollouts, run)
@@ -124,7 +122,7 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         raise none_found(run)
     census = take_census(found, run, skip_bad_lines=config.skip_bad_lines)
 
-    temperature, source = _temperature(config, run)
+    temperature, source = temperature_of(config.temperature, run)
     hashes = {_shown(a.checkpoint.path, run.root): a.sha256 for a in adapters}
     for name in census.notes.files:
         with Path(name).open("rb") as handle:
@@ -161,15 +159,6 @@ def _read_adapters(
     if not adapters:
         raise next(iter(unreadable.values()))
     return tuple(adapters), unreadable
-
-
-def _temperature(config: ScanConfig, run: Run) -> tuple[float, str]:
-    if config.temperature is not None:
-        return config.temperature, "given with --temperature"
-    recorded = run.training_args.get("temperature")
-    if isinstance(recorded, int | float) and math.isfinite(recorded) and recorded > 0:
-        return float(recorded), f"recorded in {run.training_args_source}"
-    return 1.0, "assumed: nothing recorded it"
 
 
 def _shown(path: Path, root: Path) -> str:

@@ -9,14 +9,8 @@ from huggingface_hub import constants as hub
 
 from arca_diag.errors import ArcaError
 from arca_diag.inputs import base as base_module
-from arca_diag.inputs.base import (
-    Base,
-    end_tokens,
-    find_base,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
+from arca_diag.inputs.base import Base, find_base
+from arca_diag.inputs.models import end_tokens, load_config, load_model, load_tokenizer
 from tests.inputs import EOS, SAMPLE, edit_json
 
 
@@ -162,7 +156,7 @@ class TestWhatIsRefused:
         self, place, monkeypatch, version, config, passes
     ):
         folder_base(place / "work" / "a" / "base", **config)
-        monkeypatch.setattr(base_module.transformers, "__version__", version)
+        monkeypatch.setattr(base_module.importlib.metadata, "version", lambda _: version)
         if passes:
             assert found(place).name == "a/base"
             return

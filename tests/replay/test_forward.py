@@ -22,7 +22,8 @@ from transformers import (
 
 from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.inputs.adapters import read_adapter
-from arca_diag.inputs.base import Base, load_model
+from arca_diag.inputs.base import Base
+from arca_diag.inputs.models import load_model
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.runs import Checkpoint
 from arca_diag.progress import Silent

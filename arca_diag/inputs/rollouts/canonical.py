@@ -43,7 +43,7 @@ def sniff(path: Path) -> bool:
 
 def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     """Read one file, and check every line of it."""
-    notes.files.append(str(path))
+    notes.reading(path)
     for place, record in _records(path):
         if isinstance(record, str):
             notes.fault(place, record)

@@ -18,10 +18,11 @@ _CHARACTERS_PER_TOKEN = 4  # where nothing but text is known and only a cost is 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the rollouts lie and who reads them."""
+    """Where the rollouts lie and who reads them; `within` as in `Notes`."""
 
     reader: Reader
     path: Path
+    within: Path | None = None
 
     @property
     def label(self) -> str:
@@ -86,7 +87,7 @@ def find_source(
             for place in reader.places:
                 for found in sorted(run.root.glob(place)):
                     if found.resolve().is_relative_to(run.root) and reader.sniff(found):
-                        return Source(reader=reader, path=found)
+                        return Source(reader=reader, path=found, within=run.root)
         return None
     if not path.exists():
         raise RolloutError(f"--rollouts {path}: no such path", hint="give a file or a folder")
@@ -120,7 +121,7 @@ def take_census(source: Source, run: Run, *, skip_bad_lines: bool) -> Census:
             faulty line is dropped instead, as long as its group can be read and at most 1% of
             the groups (but one in any case) go. Also where nothing is left.
     """
-    notes = Notes()
+    notes = Notes(within=source.within)
     entries: list[Entry] = []
     places: dict[str, str] = {}
     for sample in source.reader.read(source.path, run, notes):
@@ -163,7 +164,9 @@ def load(census: Census, run: Run, groups: Collection[str]) -> Mapping[str, Samp
     wanted = {e.id: e.group_id for e in census.entries if e.group_id in groups}
     found = {
         sample.id: sample
-        for sample in census.source.reader.read(census.source.path, run, Notes())
+        for sample in census.source.reader.read(
+            census.source.path, run, Notes(within=census.source.within)
+        )
         if wanted.get(sample.id) == sample.group_id
     }
     if found.keys() != wanted.keys():

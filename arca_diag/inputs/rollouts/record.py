@@ -4,9 +4,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from arca_diag.errors import RolloutError
 
 Chat = Sequence[Mapping[str, Any]]
 
@@ -112,6 +115,8 @@ class Notes:
     """What a reader meets beside good completions, counted while it reads.
 
     Attributes:
+        within: The run's folder, out of which no link may lead; None for files that the user
+            named.
         files: The files that were read.
         faults: `place: what`, for the first of them.
         n_faults: How many there are.
@@ -127,6 +132,7 @@ class Notes:
             trainer writes one beside the other.
     """
 
+    within: Path | None = None
     files: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     n_faults: int = 0
@@ -139,6 +145,19 @@ class Notes:
     step_source: str = ""
     group_source: str = ""
     batches: dict[int, str] = field(default_factory=dict)
+
+    def reading(self, file: Path) -> None:
+        """Note a file, before it is opened.
+
+        Raises:
+            RolloutError: It is a link that leads out of the run.
+        """
+        if self.within is not None and not file.resolve().is_relative_to(self.within):
+            raise RolloutError(
+                f"{file.name} is a link that leads out of the run, and is not followed",
+                hint="copy the file into the run, or name it with --rollouts",
+            )
+        self.files.append(str(file))
 
     def fault(self, place: str, what: object, group: str | None = None) -> None:
         """Note a line that cannot be read; `group` is its group, if that much can be told."""

@@ -36,7 +36,7 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     batches: dict[str, str] = {}
     notes.group_source = "rows that lie together and share a prompt"
     for file in sorted(path.glob("completions_*.parquet")) if path.is_dir() else [path]:
-        notes.files.append(str(file))
+        notes.reading(file)
         rows = _rows(file, notes)
         if not rows:
             continue

@@ -112,6 +112,24 @@ _Trust = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run code that the base brings; never one in RUN."),
 ]
+_Reference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHICH",
+        help="auto, base, adapter-off, ref-adapter, init-adapter, or a folder. (default: auto)",
+    ),
+]
+_Prompts = Annotated[
+    Path | None,
+    typer.Option(help="For a run without completions: sample some to these prompts (.jsonl, .txt)"),
+]
+_Generate = Annotated[
+    int | None, typer.Option(metavar="N", help="Completions to sample a prompt. (default: 8)")
+]
+_MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Longest sampled completion. (default: the run's, else 256)"),
+]
 _Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv for all.")
 ]
@@ -141,6 +159,10 @@ def scan(
     skip_bad_lines: _SkipBad = False,
     allow_download: _Download = False,
     trust_remote_code: _Trust = False,
+    reference: _Reference = None,
+    prompts: _Prompts = None,
+    generate: _Generate = None,
+    max_new_tokens: _MaxNewTokens = None,
     verbose: _Verbose = 0,
 ) -> None:
     """Replay a run's rollouts under its checkpoints and measure every credit signal."""
@@ -148,6 +170,42 @@ def scan(
     as_json, loudness = flags.pop("json"), flags.pop("verbose")
     # A switch that is off is a switch that was not given: environment and file may set it.
     _scan({key: value for key, value in flags.items() if value is not False}, as_json, loudness)
+
+
+@app.command()
+def inspect(
+    run: Annotated[Path, _RUN],
+    base: _Base = None,
+    rollouts: _Rollouts = None,
+    checkpoints: _Checkpoints = None,
+    temperature: _Temperature = None,
+    reference: _Reference = None,
+    groups: _Groups = None,
+    fixed_groups: _FixedGroups = None,
+    window: _Window = None,
+    tensors: Annotated[
+        bool, typer.Option("--tensors/--no-tensors", help="Look into the adapters' tensors.")
+    ] = True,
+    json: _Json = False,
+    skip_bad_lines: _SkipBad = False,
+    verbose: _Verbose = 0,
+) -> None:
+    """Say what a run holds and what is wrong with it: no model, in seconds."""
+    flags = {k: v for k, v in locals().items() if k not in ("tensors", "json", "verbose")}
+    with _fixable_errors():
+        config = resolve({key: value for key, value in flags.items() if value is not False})
+        _say_more(verbose)
+        with _progress() as progress:
+            progress.stage("starting")
+            from arca_diag.inspection import inspect_run
+
+            found = inspect_run(config, tensors=tensors, progress=progress)
+        if json:
+            _print_raw(found.to_json())
+        else:
+            from arca_diag.report.inspection import print_inspection
+
+            print_inspection(_stdout(), found, _shown(run))
 
 
 @app.command()

@@ -47,6 +47,10 @@ REPLAY = (
     "redact_text",
     "skip_bad_lines",
     "trust_remote_code",
+    "reference",
+    "prompts",
+    "generate",
+    "max_new_tokens",
 )
 
 
@@ -76,6 +80,10 @@ class ScanConfig(BaseModel):
     skip_bad_lines: bool = False
     allow_download: bool = False
     trust_remote_code: bool = False
+    reference: str = "auto"
+    prompts: Path | None = None
+    generate: Annotated[int, Field(ge=1)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("temperature", "epsilon", "sharpening")
     @classmethod
@@ -114,7 +122,7 @@ def resolve(
             merged[_known(key, origin)] = value
             sources[key] = origin
     try:
-        return ScanConfig(**merged)
+        config = ScanConfig(**merged)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
@@ -123,6 +131,22 @@ def resolve(
             f"{first['msg']}, found {first['input']!r}",
             hint="`arca-diag scan --help` lists every option",
         ) from None
+    _check_together(config)
+    return config
+
+
+def _check_together(config: ScanConfig) -> None:
+    """Options that say nothing without each other, or contradict."""
+    if config.prompts is None and (config.generate or config.max_new_tokens):
+        raise ConfigError(
+            "generate and max-new-tokens sample completions, and no prompts are given",
+            hint="add --prompts FILE",
+        )
+    if config.prompts is not None and config.rollouts is not None:
+        raise ConfigError(
+            "prompts and rollouts are both given",
+            hint="completions are either sampled here (--prompts) or read (--rollouts)",
+        )
 
 
 def _known(key: str, origin: str) -> str:

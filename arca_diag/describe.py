@@ -6,8 +6,14 @@ from collections.abc import Collection
 from arca_diag.config import JUDGING, REPLAY, ScanConfig
 from arca_diag.fidelity import Logged
 from arca_diag.inputs.adapters import Adapter
-from arca_diag.inputs.gather import Inputs
+from arca_diag.inputs.base import Base
+from arca_diag.inputs.gathered import Inputs
+from arca_diag.inputs.reference import Reference
+from arca_diag.inputs.rollouts.census import Census, answered_alike
+from arca_diag.inputs.runs import Run
 from arca_diag.inputs.selection import Selection
+from arca_diag.lint import LintContext
+from arca_diag.logs import Log
 from arca_diag.results import (
     AdapterInfo,
     CheckpointInfo,
@@ -27,6 +33,8 @@ def options(config: ScanConfig, inputs: Inputs, dtype: str, device: str) -> dict
     return asked | {
         "base": inputs.base_sha256,
         "rollouts": rollouts,
+        "prompts": config.prompts.name if config.prompts else None,
+        "generate_seed": config.seed if config.prompts else None,
         "temperature": inputs.temperature,
         "dtype": dtype,
         "device": device,
@@ -43,6 +51,8 @@ def describe_run(inputs: Inputs, measured: Collection[str]) -> RunInfo:
     return RunInfo(
         name=inputs.run.root.name,
         framework=inputs.run.framework,
+        framework_version=inputs.run.framework_version,
+        recognised_by=inputs.run.recognised_by,
         steps=inputs.run.steps,
         temperature=inputs.temperature,
         temperature_source=inputs.temperature_source,
@@ -55,30 +65,36 @@ def describe_run(inputs: Inputs, measured: Collection[str]) -> RunInfo:
 
 def describe_adapter(adapter: Adapter) -> AdapterInfo:
     """What the adapter's configuration says."""
-    config = adapter.config
-    targets = config.get("target_modules") or []
     return AdapterInfo(
         kind="lora",
-        init=str(config.get("init_lora_weights", True)).lower(),
-        rank=int(config.get("r", 8)),
-        alpha=float(config.get("lora_alpha", 8)),
-        target_modules=[targets] if isinstance(targets, str) else sorted(map(str, targets)),
-        use_dora=bool(config.get("use_dora")),
-        use_rslora=bool(config.get("use_rslora")),
+        init=adapter.init,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        target_modules=list(adapter.targets),
+        use_dora=adapter.use_dora,
+        use_rslora=adapter.use_rslora,
     )
 
 
-def describe_reference(inputs: Inputs) -> ReferenceInfo:
-    """The reference policy: the base with every adapter switched off."""
-    with_ref = [
-        a.checkpoint.name
-        for a in inputs.adapters
-        if (a.checkpoint.path / "ref" / "adapter_config.json").is_file()
-    ]
-    reason = "plain LoRA starts from the base itself"
-    if with_ref:
-        reason = f"uncertain: {with_ref[0]} keeps another reference in ref/, not used here"
-    return ReferenceInfo(kind="adapter-off", reason=reason)
+def describe_reference(reference: Reference) -> ReferenceInfo:
+    """Which model stands for the reference policy, and why."""
+    return ReferenceInfo(kind=reference.kind, reason=reference.reason)
+
+
+def lint_context(base: Base | None, *, tensors: bool = True) -> LintContext:
+    """What the rules for adapters need to know beside the adapters."""
+    return LintContext(
+        peft_version=importlib.metadata.version("peft"),
+        base_found=base is not None,
+        tensors=tensors,
+    )
+
+
+def log_of(run: Run, census: Census | None) -> Log:
+    """The trainer's log, and how many of the last tenth of the groups hold one answer only."""
+    alike = answered_alike(census) if census and census.notes.step_source else []
+    late = alike[-max(1, len(alike) // 10) :]
+    return Log(rows=run.log, same_groups=sum(late) / len(late) if late else None)
 
 
 def logged(inputs: Inputs) -> Logged:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
+from arca_diag.inputs.arguments import as_number
 from arca_diag.inputs.rollouts.census import Entry
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.results import Fidelity, Finding, Threshold
@@ -268,13 +269,11 @@ def _compare(
     worst: _Status = "pass"
     said: list[str] = []
     for name, values in series.items():
-        written = row.get(name)
-        if isinstance(written, bool) or not isinstance(written, int | float):
-            continue
-        if not math.isfinite(written) or not np.isfinite(values).all():
+        written = as_number(row.get(name))
+        if written is None or not math.isfinite(written) or not np.isfinite(values).all():
             continue
         ours = float(values.mean())
-        scale = max(abs(float(written)), _CUT[f"fidelity-{name}-floor"])
+        scale = max(abs(written), _CUT[f"fidelity-{name}-floor"])
         if max(abs(written), abs(ours)) <= _CUT[f"fidelity-{name}-floor"]:
             gap, spread = 0.0, 0.0
         else:
@@ -283,7 +282,7 @@ def _compare(
             spread += allowance.unseen
         figures |= {
             f"{name}_replayed": ours,
-            f"{name}_logged": float(written),
+            f"{name}_logged": written,
             f"{name}_relative_difference": gap,
         }
         if spread:
@@ -314,7 +313,7 @@ def _half_width(values: np.ndarray, prompts: np.ndarray) -> float:
         return math.inf
     residuals = np.bincount(index, values - values.mean(), minlength=count)
     error = math.sqrt(count / (count - 1) * float(residuals @ residuals)) / len(values)
-    return float(stats.t.ppf(0.975, count - 1)) * error
+    return float(special.stdtrit(count - 1, 0.975)) * error
 
 
 def _status(gap: float, name: str, spread: float) -> _Status:

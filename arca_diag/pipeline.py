@@ -3,6 +3,7 @@
 The only place that knows this order.
 """
 
+import dataclasses
 import hashlib
 import time
 from dataclasses import dataclass
@@ -13,14 +14,23 @@ from typing import Literal
 from arca_diag import __version__, describe, fidelity, findings, store, tables, verdict
 from arca_diag.config import ScanConfig
 from arca_diag.errors import ResultError
-from arca_diag.inputs.gather import Inputs, gather
+from arca_diag.inputs.arguments import number_of
+from arca_diag.inputs.gather import check_room, gather, load_rollouts, token_pieces
+from arca_diag.inputs.gathered import Inputs
+from arca_diag.inputs.rollouts.census import sampled_here
+from arca_diag.inputs.rollouts.record import Rollout
+from arca_diag.inputs.rollouts.tokenise import prompt_ids
 from arca_diag.inputs.runs import find_run
 from arca_diag.inputs.selection import Selection, default_window, group_entries, select
+from arca_diag.lint import lint
+from arca_diag.logs import THRESHOLDS as LOG_THRESHOLDS
+from arca_diag.logs import log_findings
 from arca_diag.measurements import measure
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
 from arca_diag.replay.batches import Work
-from arca_diag.replay.forward import load_adapted, replay
+from arca_diag.replay.forward import AdaptedModel, load_adapted, replay
+from arca_diag.replay.generate import sample_completions
 from arca_diag.report.charts import render_charts
 from arca_diag.results import SCHEMA_VERSION, Report
 
@@ -63,10 +73,15 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         if not grown and _names(before) >= {c.name for c in inputs.checkpoints}:
             return _judge_saved(config, before, folder, identity)
 
-    selection = _select(config, inputs, before)
+    if not inputs.prompts:
+        selection = _choose(config, inputs, before)
+        rollouts_read = load_rollouts(inputs, {g.id for g in selection.groups()})
     progress.stage("loading the base model")
     model, inputs = load_adapted(inputs, dtype, where)
-    selection = selection.only(a.checkpoint.name for a in inputs.adapters)
+    if inputs.prompts:
+        inputs, rollouts_read = _sample(config, model, inputs, progress)
+        selection = _choose(config, inputs, before)
+    selection = selection.only(a.checkpoint.name for a in inputs.adapters).filled(rollouts_read)
 
     store.prepare(folder, identity, keep=before is not None)
     scored = replay(
@@ -78,7 +93,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     )
     rollouts = tables.rollout_table(r for g in selection.groups() for r in g.rollouts)
     steps = {a.checkpoint.name: a.checkpoint.step for a in inputs.adapters}
-    tokens = tables.token_table(scored, steps, inputs.token_pieces())
+    tokens = tables.token_table(scored, steps, token_pieces(inputs))
 
     progress.stage("measuring")
     members = tables.memberships(selection, steps)
@@ -102,17 +117,19 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         ),
         run=describe.describe_run(inputs, steps),
         adapter=describe.describe_adapter(inputs.adapters[-1]),
-        reference=describe.describe_reference(inputs),
+        reference=describe.describe_reference(inputs.reference),
         rollouts=describe.describe_rollouts(inputs, selection),
         replay_fidelity=faithful,
         measurements=measure(tokens, trajectories, rollouts, steps, config.sharpening),
         verdicts=verdicts,
-        findings=[
-            *findings.input_findings(inputs, selection),
-            *findings.inert_findings(verdicts),
-            *fidelity.mismatch_findings(faithful),
-        ],
-        thresholds=[*verdict.THRESHOLDS, *fidelity.THRESHOLDS],
+        findings=findings.together(
+            findings.input_findings(inputs, selection),
+            lint(inputs.adapters, describe.lint_context(inputs.base)),
+            log_findings(describe.log_of(inputs.run, inputs.census)),
+            findings.inert_findings(verdicts),
+            fidelity.mismatch_findings(faithful),
+        ),
+        thresholds=[*verdict.THRESHOLDS, *fidelity.THRESHOLDS, *LOG_THRESHOLDS],
         files={},
     )
     frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)
@@ -151,9 +168,37 @@ def _judge_saved(
     return _write(config, report, frames, folder, identity, did="judged again")
 
 
-def _select(config: ScanConfig, inputs: Inputs, before: Report | None) -> Selection:
+def _sample(
+    config: ScanConfig, model: AdaptedModel, inputs: Inputs, progress: Progress
+) -> tuple[Inputs, tuple[Rollout, ...]]:
+    """Completions for a run that kept none, sampled from each of its checkpoints."""
+    asked = prompt_ids(inputs.prompts, inputs.tokenizer, inputs.run)
+    longest = config.max_new_tokens or int(number_of(inputs.run, "max_completion_length") or 256)
+    check_room(inputs.base, asked.values(), longest)
+    sampled = tuple(
+        sample_completions(
+            model,
+            [a.checkpoint for a in inputs.adapters],
+            inputs.prompts,
+            asked,
+            each=config.generate or 8,
+            longest=longest,
+            temperature=inputs.temperature,
+            seed=config.seed,
+            tokenizer=inputs.tokenizer,
+            end_tokens=inputs.end_tokens,
+            progress=progress,
+        )
+    )
+    census = sampled_here(inputs.census.source.path, sampled)
+    return dataclasses.replace(inputs, census=census), sampled
+
+
+def _choose(config: ScanConfig, inputs: Inputs, before: Report | None) -> Selection:
     groups = group_entries(inputs.census.entries)
-    window = config.window if config.window is not None else default_window(inputs.run, groups)
+    window = config.window
+    if window is None:  # what a checkpoint sampled here is its own, and nothing else is
+        window = 0 if inputs.prompts else default_window(inputs.run, groups)
     kept = before.rollouts.fixed_set if before else []
     if config.redact_text:  # the report knows groups by their pseudonyms
         names = {tables.pseudonym(g.id, inputs.salt): g.id for g in groups}
@@ -163,7 +208,7 @@ def _select(config: ScanConfig, inputs: Inputs, before: Report | None) -> Select
             "the fixed set of the earlier scan is no longer in the run's completions",
             hint="choose another folder with --out, or replace that result with --force",
         )
-    chosen = select(
+    return select(
         groups,
         tuple(a.checkpoint for a in inputs.adapters),
         own_groups=config.groups,
@@ -171,7 +216,6 @@ def _select(config: ScanConfig, inputs: Inputs, before: Report | None) -> Select
         window=window,
         keep_fixed=tuple(kept),
     )
-    return chosen.filled(inputs.load({g.id for g in chosen.groups()}))
 
 
 def _work(inputs: Inputs, selection: Selection) -> list[Work]:

@@ -1,91 +1,28 @@
 """All that a scan reads, read and checked: run, adapters, base, tokenizer, rollouts."""
 
 import hashlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 from arca_diag.config import ScanConfig
-from arca_diag.errors import CheckpointError
+from arca_diag.errors import CheckpointError, RolloutError
 from arca_diag.inputs.adapters import Adapter, check_same_kind, read_adapter
+from arca_diag.inputs.arguments import temperature_of
 from arca_diag.inputs.base import Base, find_base
-from arca_diag.inputs.facts import temperature_of
+from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.models import end_tokens, load_config, load_tokenizer, stay_offline
-from arca_diag.inputs.rollouts.census import Census, find_source, load, none_found, take_census
+from arca_diag.inputs.prompts import read_prompts
+from arca_diag.inputs.reference import choose_reference
+from arca_diag.inputs.rollouts.census import (
+    find_source,
+    load,
+    none_found,
+    sampled_here,
+    take_census,
+)
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import check_fits_model, to_rollouts
 from arca_diag.inputs.runs import Checkpoint, Run, select_checkpoints
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """A run, ready to be replayed.
-
-    Attributes:
-        run: The run as found.
-        checkpoints: Those that are asked for, in step order.
-        adapters: Of the checkpoints that can be read.
-        unreadable: Checkpoint -> why it cannot be.
-        insist: Checkpoints that are an error if they are bad: they were named, or it is the
-            only one.
-        base: The base model, on disk.
-        base_sha256: Hash of the base's configuration and weights.
-        tokenizer: The run's tokenizer, or None.
-        census: What the rollout files hold.
-        end_tokens: Ids that end a completion.
-        temperature: The sampling temperature.
-        temperature_source: Where it comes from, in words.
-        hashes: SHA-256 of every file that was read, by path relative to the run.
-    """
-
-    run: Run
-    checkpoints: tuple[Checkpoint, ...]
-    adapters: tuple[Adapter, ...]
-    unreadable: dict[Checkpoint, CheckpointError]
-    insist: frozenset[Checkpoint]
-    base: Base
-    base_sha256: str
-    tokenizer: Any | None
-    census: Census
-    end_tokens: frozenset[int]
-    temperature: float
-    temperature_source: str
-    hashes: dict[str, str]
-
-    @property
-    def base_label(self) -> str:
-        """The base's name as it may be shown: never a path outside the run's surroundings."""
-        name = Path(self.base.name)
-        return self.base.name if not name.is_absolute() else name.name
-
-    @property
-    def salt(self) -> bytes:
-        """A key that only who has the rollouts can know: it hides names in redacted tables."""
-        first = Path(self.census.notes.files[0])
-        with first.open("rb") as handle:
-            return hashlib.file_digest(handle, lambda: hashlib.sha256(b"arca-diag salt")).digest()
-
-    def load(self, groups: Collection[str]) -> tuple[Rollout, ...]:
-        """The completions of these groups, as token ids that fit the base.
-
-        Raises:
-            RolloutError: They cannot be tokenised, or do not fit the base.
-        """
-        samples = load(self.census, self.run, groups)
-        rollouts = to_rollouts(samples.values(), self.tokenizer, self.end_tokens, self.run)
-        model = load_config(self.base)
-        positions = getattr(model, "max_position_embeddings", None)
-        check_fits_model(rollouts, int(model.vocab_size), positions)
-        return rollouts
-
-    def token_pieces(self) -> list[str] | None:
-        """Token id -> its text as the tokenizer writes it; None without a tokenizer."""
-        if self.tokenizer is None:
-            return None
-        size = int(load_config(self.base).vocab_size)
-        known = {i: piece for piece, i in self.tokenizer.get_vocab().items()}
-        return [known.get(i, "") for i in range(size)]
 
 
 def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
@@ -117,10 +54,14 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         trust_remote_code=config.trust_remote_code,
     )
     tokenizer = load_tokenizer([*(c.path for c in reversed(wanted)), run.root], base)
-    found = find_source(config.rollouts, run)
-    if found is None:
-        raise none_found(run)
-    census = take_census(found, run, skip_bad_lines=config.skip_bad_lines)
+    prompts = read_prompts(config.prompts) if config.prompts else ()
+    if config.prompts:
+        census = sampled_here(config.prompts, ())
+    else:
+        found = find_source(config.rollouts, run)
+        if found is None:
+            raise none_found(run)
+        census = take_census(found, run, skip_bad_lines=config.skip_bad_lines)
 
     temperature, source = temperature_of(config.temperature, run)
     hashes = {_shown(a.checkpoint.path, run.root): a.sha256 for a in adapters}
@@ -135,9 +76,11 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         unreadable=unreadable,
         insist=insist,
         base=base,
+        reference=choose_reference(config.reference, run, adapters),
         base_sha256=base.sha256(),
         tokenizer=tokenizer,
         census=census,
+        prompts=prompts,
         end_tokens=end_tokens(tokenizer, base),
         temperature=temperature,
         temperature_source=source,
@@ -165,3 +108,42 @@ def _shown(path: Path, root: Path) -> str:
     """A path as it may be recorded: relative to the run, or the bare name."""
     path = path.resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def load_rollouts(inputs: Inputs, groups: Collection[str]) -> tuple[Rollout, ...]:
+    """The completions of these groups, as token ids that fit the base.
+
+    Raises:
+        RolloutError: They cannot be tokenised, or do not fit the base.
+    """
+    samples = load(inputs.census, inputs.run, groups)
+    rollouts = to_rollouts(samples.values(), inputs.tokenizer, inputs.end_tokens, inputs.run)
+    model = load_config(inputs.base)
+    positions = getattr(model, "max_position_embeddings", None)
+    check_fits_model(rollouts, int(model.vocab_size), positions)
+    return rollouts
+
+
+def check_room(base: Base, prompts: Iterable[tuple[int, ...]], longest: int) -> None:
+    """Check that the base has positions for the longest prompt and completion.
+
+    Raises:
+        RolloutError: It has not.
+    """
+    positions = getattr(load_config(base), "max_position_embeddings", None)
+    need = max(len(ids) for ids in prompts) + longest
+    if positions is not None and need > positions:
+        raise RolloutError(
+            f"the longest prompt and {longest} new tokens need {need} positions, and the base "
+            f"model has {positions}",
+            hint="give less with --max-new-tokens",
+        )
+
+
+def token_pieces(inputs: Inputs) -> list[str] | None:
+    """Token id -> its text as the tokenizer writes it; None without a tokenizer."""
+    if inputs.tokenizer is None:
+        return None
+    size = int(load_config(inputs.base).vocab_size)
+    known = {i: piece for piece, i in inputs.tokenizer.get_vocab().items()}
+    return [known.get(i, "") for i in range(size)]

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.inputs.adapters import Adapter
-from arca_diag.inputs.gather import Inputs
+from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.models import load_model
 from arca_diag.progress import Progress
 from arca_diag.replay.batches import Batch, Work, plan

@@ -1,5 +1,6 @@
 """A result on a terminal: the headline first, then the numbers, then what was not measured."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from arca_diag.report.words import at, count, finding_lines, safe
 from arca_diag.results import Measurement, Report, View
 from arca_diag.signals import SIGNAL_NAMES
 
@@ -54,7 +56,7 @@ def headline(report: Report) -> str:
         at_last = {m.signal: m for m in found if m.checkpoint == found[-1].checkpoint}
         if signal in at_last:
             text = (
-                f"At {_at(at_last[signal].checkpoint)}, {_percent(at_last[signal].value)} of "
+                f"At {at(at_last[signal].checkpoint)}, {_percent(at_last[signal].value)} of "
                 f"tokens carry 90% of the {_words(signal)} credit"
             )
             if signal != "residual" and "residual" in at_last:
@@ -71,18 +73,19 @@ def _run_card(report: Report) -> Table:
     base = report.provenance.base
     ids = "exact token ids" if rollouts.ids_exact else "ids from re-tokenised text (not exact)"
     rows = (
-        ("Run", f"{report.run.name}: {_count(len(report.run.checkpoints), 'checkpoint')}"),
+        ("Run", f"{report.run.name}: {count(len(report.run.checkpoints), 'checkpoint')}"),
         ("Base", f"{base['name']}, {report.provenance.dtype} on {report.provenance.device}"),
         ("Adapter", f"LoRA r={adapter.rank}, alpha={adapter.alpha:g}, init {adapter.init}"),
         ("Reference", f"{report.reference.kind}: {report.reference.reason}"),
         ("Rollouts", f"{rollouts.source}; {ids}"),
         (
             "",
-            f"selected: {_count(rollouts.selected, 'completion')} of "
-            f"{_count(rollouts.clusters, 'prompt')} in {_count(rollouts.groups, 'group')}, "
+            f"selected: {count(rollouts.selected, 'completion')} of "
+            f"{count(rollouts.clusters, 'prompt')} in {count(rollouts.groups, 'group')}, "
             f"{rollouts.tokens:,} tokens counted",
         ),
         ("", _cut_off(report)),
+        ("Replay check", _fidelity(report)),
         ("Temperature", f"{report.run.temperature:g} ({report.run.temperature_source})"),
         (
             "Credit",
@@ -91,8 +94,20 @@ def _run_card(report: Report) -> Table:
         ),
     )
     for name, text in rows:
-        card.add_row(name, Text(text))
+        card.add_row(name, Text(safe(text)))
     return card
+
+
+def _fidelity(report: Report) -> str:
+    """Whether the replay gives what the run logged, over the checkpoints."""
+    statuses = Counter(f.status for f in report.replay_fidelity)
+    told = [
+        f"{status} at {statuses[status]}" for status in ("pass", "warn", "fail") if statuses[status]
+    ]
+    if statuses["cannot-tell"]:
+        why = next(f.reason for f in report.replay_fidelity if f.status == "cannot-tell")
+        told.append(f"cannot tell at {statuses['cannot-tell']} ({why})")
+    return f"against the run's log: {', '.join(told)}" if told else "nothing to compare"
 
 
 def _cut_off(report: Report) -> str:
@@ -121,7 +136,7 @@ def _view_table(report: Report, view: View) -> list[RenderableType]:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("G^ / e^ at")
     for name in shown:
-        table.add_column(_at(name), justify="right", no_wrap=True)
+        table.add_column(at(name), justify="right", no_wrap=True)
     for signal in SIGNAL_NAMES:
         cells = [
             _pair(
@@ -159,17 +174,10 @@ def _how_to_read() -> Text:
 
 def _findings(report: Report) -> list[RenderableType]:
     out: list[RenderableType] = []
-    for finding in report.findings:
-        where = "" if finding.checkpoint is None else f" at {_at(finding.checkpoint)}"
-        out.append(
-            Text.assemble(
-                (f"{finding.level} ", "bold"), f"[{finding.id}]{where}: {finding.message}"
-            )
-        )
-        out.append(Text(f"     do: {finding.action}"))
+    out += finding_lines(report.findings)
     missing = list(
         dict.fromkeys(
-            f"{_at(m.checkpoint)}, {m.view}, {_unmeasured(report, m)}: {m.reason}"
+            f"{at(m.checkpoint)}, {m.view}, {_unmeasured(report, m)}: {m.reason}"
             for m in report.measurements
             if m.name == "gini_corrected" and m.reason is not None and m.sharpening == 1.0
         )
@@ -189,10 +197,6 @@ def _unmeasured(report: Report, like: Measurement) -> str:
         == (like.name, like.checkpoint, like.view, like.sharpening, like.reason)
     ]
     return "every signal" if len(same) == len(SIGNAL_NAMES) else ", ".join(map(str, same))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def number(measurement: Measurement | None) -> str:
@@ -219,10 +223,6 @@ def _percent(value: float | None) -> str:
 
 def _words(signal: str) -> str:
     return signal.replace("_", " ")
-
-
-def _at(checkpoint: int | str) -> str:
-    return f"step {checkpoint}" if isinstance(checkpoint, int) else checkpoint
 
 
 def _spread(names: Sequence[int | str]) -> list[int | str]:

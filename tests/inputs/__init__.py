@@ -191,6 +191,8 @@ def entry(number: int = 0, **given: Any) -> Entry:
         "ids_exact": True,
         "batch": "",
         "fingerprint": number,
+        "guessed_size": False,
+        "guessed_prompt": False,
     }
     return Entry(**(plain | given))
 

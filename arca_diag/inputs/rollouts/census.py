@@ -4,13 +4,13 @@ Between them nothing of a completion is kept but its name, group, step and size,
 of any length are read in bounded memory.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from arca_diag.errors import RolloutError, collected
 from arca_diag.inputs.rollouts import READERS, Reader
-from arca_diag.inputs.rollouts.record import Notes, Sample
+from arca_diag.inputs.rollouts.record import Notes, Rollout, Sample
 from arca_diag.inputs.runs import Run
 
 _CHARACTERS_PER_TOKEN = 4  # where nothing but text is known and only a cost is to be foretold
@@ -18,15 +18,20 @@ _CHARACTERS_PER_TOKEN = 4  # where nothing but text is known and only a cost is 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the rollouts lie and who reads them; `within` as in `Notes`."""
+    """Where the rollouts lie and who reads them; `within` as in `Notes`.
 
-    reader: Reader
+    Without a reader they were sampled here, and `path` holds the prompts.
+    """
+
+    reader: Reader | None
     path: Path
     within: Path | None = None
 
     @property
     def label(self) -> str:
         """For the report."""
+        if self.reader is None:
+            return f"sampled by this scan, not by the run; prompts: {self.path.name}"
         return f"{self.reader.name}: {self.path.name}"
 
 
@@ -43,6 +48,8 @@ class Entry:
         ids_exact: Whether these are the ids that were sampled.
         batch: The sample's.
         fingerprint: Equal for equal completions, within one census.
+        guessed_size: Whether `tokens` is a guess.
+        guessed_prompt: The sample's.
     """
 
     id: str
@@ -53,6 +60,8 @@ class Entry:
     ids_exact: bool
     batch: str
     fingerprint: int
+    guessed_size: bool
+    guessed_prompt: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +133,7 @@ def take_census(source: Source, run: Run, *, skip_bad_lines: bool) -> Census:
     notes = Notes(within=source.within)
     entries: list[Entry] = []
     places: dict[str, str] = {}
-    for sample in source.reader.read(source.path, run, notes):
+    for sample in _samples(source, run, notes):
         if sample.id in places:
             before = places[sample.id]
             notes.fault(
@@ -164,9 +173,7 @@ def load(census: Census, run: Run, groups: Collection[str]) -> Mapping[str, Samp
     wanted = {e.id: e.group_id for e in census.entries if e.group_id in groups}
     found = {
         sample.id: sample
-        for sample in census.source.reader.read(
-            census.source.path, run, Notes(within=census.source.within)
-        )
+        for sample in _samples(census.source, run, Notes(within=census.source.within))
         if wanted.get(sample.id) == sample.group_id
     }
     if found.keys() != wanted.keys():
@@ -175,6 +182,40 @@ def load(census: Census, run: Run, groups: Collection[str]) -> Mapping[str, Samp
             hint="is the run still training? Scan again, or scan a copy",
         )
     return found
+
+
+def answered_alike(census: Census) -> list[bool]:
+    """For every group of at least two, in step order: are its completions all the same?"""
+    answers: dict[str, list[int]] = {}
+    for entry in sorted(census.entries, key=lambda e: -1 if e.step is None else e.step):
+        answers.setdefault(entry.group_id, []).append(entry.fingerprint)
+    return [len(set(group)) == 1 for group in answers.values() if len(group) > 1]
+
+
+def sampled_here(prompts: Path, rollouts: Iterable[Rollout]) -> Census:
+    """The census of completions that this scan sampled itself."""
+    entries = tuple(
+        Entry(
+            id=r.id,
+            group_id=r.group_id,
+            step=r.step,
+            tokens=len(r.prompt_ids) + len(r.completion_ids),
+            has_ids=True,
+            ids_exact=True,
+            batch="",
+            fingerprint=hash(r.completion_ids),
+            guessed_size=False,
+            guessed_prompt=False,
+        )
+        for r in rollouts
+    )
+    notes = Notes(files=[str(prompts)], step_source="each checkpoint sampled its own here")
+    source = Source(reader=None, path=prompts)
+    return Census(source=source, entries=entries, notes=notes, lines_skipped=0, groups_skipped=0)
+
+
+def _samples(source: Source, run: Run, notes: Notes) -> Iterator[Sample]:
+    return source.reader.read(source.path, run, notes) if source.reader else iter(())
 
 
 def _entry(sample: Sample) -> Entry:
@@ -187,6 +228,8 @@ def _entry(sample: Sample) -> Entry:
         ids_exact=sample.has_ids and sample.ids_exact,
         batch=sample.batch,
         fingerprint=hash(sample.completion),
+        guessed_size=not (sample.has_ids and isinstance(sample.prompt, tuple)),
+        guessed_prompt=sample.guessed_prompt,
     )
 
 

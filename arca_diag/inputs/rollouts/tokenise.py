@@ -34,8 +34,7 @@ def to_rollouts(
             or recorded ids that do not decode to the text beside them.
     """
     chosen = list(samples)
-    _need_tokenizer(chosen, tokenizer)
-    prompts = _prompts(chosen, tokenizer, run.training_args.get("chat_template_kwargs"))
+    prompts = prompt_ids(chosen, tokenizer, run)
     limit = run.training_args.get("max_completion_length")
     only_whole = run.training_args.get("mask_truncated_completions") is True
     rollouts = []
@@ -55,7 +54,7 @@ def to_rollouts(
                 id=sample.id,
                 step=sample.step,
                 group_id=sample.group_id,
-                prompt_ids=prompts[_key(sample)],
+                prompt_ids=prompts[sample.id],
                 completion_ids=ids,
                 mask=(False,) * len(ids) if dropped else mask,
                 reward=sample.reward,
@@ -72,6 +71,27 @@ def to_rollouts(
         )
     _check_tokenizer(rollouts, tokenizer)
     return tuple(rollouts)
+
+
+def prompt_ids(
+    samples: Sequence[Sample], tokenizer: Any | None, run: Run
+) -> Mapping[str, tuple[int, ...]]:
+    """The prompt's token ids of every sample, by its id; each distinct prompt is rendered once.
+
+    Raises:
+        RolloutError: Text without a tokenizer, a template that fails, a prompt without a token.
+    """
+    _need_tokenizer(samples, tokenizer)
+    given = run.training_args.get("chat_template_kwargs")
+    arguments = given if isinstance(given, dict) else {}
+    known: dict[str, tuple[int, ...]] = {}
+    out = {}
+    for sample in samples:
+        key = _key(sample)
+        if key not in known:
+            known[key] = _prompt_ids(sample, tokenizer, arguments)
+        out[sample.id] = known[key]
+    return out
 
 
 def check_fits_model(rollouts: Iterable[Rollout], vocabulary: int, longest: int | None) -> None:
@@ -117,19 +137,6 @@ def _need_tokenizer(samples: Sequence[Sample], tokenizer: Any | None) -> None:
 
 def _key(sample: Sample) -> str:
     return json.dumps([sample.prompt, sample.rendered], sort_keys=True, default=str)
-
-
-def _prompts(
-    samples: Sequence[Sample], tokenizer: Any | None, template_arguments: object
-) -> Mapping[str, tuple[int, ...]]:
-    """The ids of every distinct prompt, each rendered once."""
-    arguments = template_arguments if isinstance(template_arguments, dict) else {}
-    known: dict[str, tuple[int, ...]] = {}
-    for sample in samples:
-        key = _key(sample)
-        if key not in known:
-            known[key] = _prompt_ids(sample, tokenizer, arguments)
-    return known
 
 
 def _prompt_ids(

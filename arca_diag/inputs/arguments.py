@@ -1,0 +1,31 @@
+"""What the trainer's arguments say that a replay needs, and where they say it."""
+
+import math
+
+from arca_diag.inputs.runs import Run
+
+
+def temperature_of(asked: float | None, run: Run) -> tuple[float, str]:
+    """The sampling temperature, and where it comes from in words."""
+    if asked is not None:
+        return asked, "given with --temperature"
+    recorded = number_of(run, "temperature")
+    if recorded is not None and recorded > 0:
+        return recorded, f"recorded in {run.training_args_source}"
+    return 1.0, "assumed: nothing recorded it"
+
+
+def number_of(run: Run, key: str) -> float | None:
+    """A finite number among the trainer's arguments; None if they do not hold one."""
+    value = as_number(run.training_args.get(key))
+    return value if value is not None and math.isfinite(value) else None
+
+
+def as_number(value: object) -> float | None:
+    """The value as a float; None if it is no number: what a trainer wrote may be anything."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond any float
+        return math.inf

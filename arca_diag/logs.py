@@ -1,0 +1,299 @@
+"""What the trainer's own log gives away, without a model: a rule a fault, in `RULES`.
+
+Each rule takes the log's rows and says nothing or one finding. A signal that behaves as it does
+in runs that learn is at most a note: entropy that falls while the reward rises is learning.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import special
+
+from arca_diag.inputs.arguments import as_number
+from arca_diag.results import Finding, Threshold
+
+THRESHOLDS = (
+    Threshold(
+        id="no-advantage-warn",
+        value=0.5,
+        comparator=">",
+        source="share of groups without reward spread over the run, lower limit of its 95% "
+        "interval over log entries: most groups teach nothing",
+    ),
+    Threshold(
+        id="no-advantage-error",
+        value=0.9,
+        comparator=">",
+        source="the same: next to no group teaches anything",
+    ),
+    Threshold(
+        id="entropy-collapse-ratio",
+        value=0.1,
+        comparator="<",
+        source="mean entropy at the end over that at the start; a healthy run ends at a third",
+    ),
+    Threshold(
+        id="entropy-collapse-distinct",
+        value=0.5,
+        comparator=">=",
+        source="share of late groups whose completions are all the same",
+    ),
+    Threshold(
+        id="sampler-mismatch-warn",
+        value=0.02,
+        comparator=">",
+        source="mean |log-probability| difference in nats between sampler and trainer; about .012 "
+        "is ordinary for vLLM",
+    ),
+    Threshold(
+        id="sampler-mismatch-error",
+        value=0.1,
+        comparator=">",
+        source="the same: eight times the ordinary",
+    ),
+    Threshold(
+        id="kl-at-start",
+        value=5e-4,
+        comparator=">",
+        source="nats; the first step's KL to the policy it starts from is 0 up to rounding; a "
+        "PiSSA run measured against its residual base logged 8.7e-4",
+    ),
+    Threshold(
+        id="completions-truncated",
+        value=0.5,
+        comparator=">",
+        source="share of late completions at the length limit: most rewards are of cut answers",
+    ),
+)
+_CUT = {t.id: t.value for t in THRESHOLDS}
+_SOURCE = "the trainer's log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """What the rules read.
+
+    Attributes:
+        rows: The trainer's log entries in step order.
+        same_groups: Share of the last tenth of the groups whose completions are all the same;
+            None if the completions are not known.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    same_groups: float | None = None
+
+    def series(self, key: str) -> np.ndarray:
+        """The finite values of a key, in step order."""
+        found = (as_number(row.get(key)) for row in self.rows)
+        return np.array([v for v in found if v is not None and math.isfinite(v)], dtype=float)
+
+    def ends(self, key: str) -> tuple[float, float] | None:
+        """Means over the first and the last tenth, at least one entry each; None below two."""
+        values = self.series(key)
+        if len(values) < 2:
+            return None
+        tenth = max(1, len(values) // 10)
+        return float(values[:tenth].mean()), float(values[-tenth:].mean())
+
+
+def no_advantage(log: Log) -> Finding | None:
+    """Groups whose completions all earn the same give every token an advantage of 0."""
+    values = log.series("frac_reward_zero_std")
+    if not len(values):
+        return None
+    low, mean = _lower_limit(values), float(values.mean())
+    ends = log.ends("frac_reward_zero_std") or (mean, mean)
+    reward = log.ends("reward")
+    evidence = {"mean": mean, "low": low, "first": ends[0], "last": ends[1], "entries": len(values)}
+    evidence |= {"reward_first": reward[0], "reward_last": reward[1]} if reward else {}
+    level: Literal["error", "warn", "note"] = "note"
+    if low > _CUT["no-advantage-error"]:
+        level = "error"
+    elif low > _CUT["no-advantage-warn"]:
+        level = "warn"
+    elif ends[1] <= _CUT["no-advantage-warn"]:
+        return None
+    when = "over the run" if level != "note" else "at the end"
+    share = mean if level != "note" else ends[1]
+    return _finding(
+        "no-advantage",
+        level,
+        f"{share:.0%} of groups {when} have no spread in reward: they teach nothing",
+        evidence,
+        "mix in prompts that are sometimes solved, sample more completions a group, or grade the "
+        "reward more finely",
+    )
+
+
+def entropy_collapsed(log: Log) -> Finding | None:
+    """Entropy lost, one answer a group, and nothing gained for it."""
+    entropy, reward = log.ends("entropy"), log.ends("reward")
+    if entropy is None or reward is None or entropy[0] <= 0:
+        return None
+    ratio = entropy[1] / entropy[0]
+    if ratio >= _CUT["entropy-collapse-ratio"]:
+        return None
+    evidence = {
+        "first": entropy[0],
+        "last": entropy[1],
+        "reward_first": reward[0],
+        "reward_last": reward[1],
+        "same_groups": log.same_groups,
+    }
+    same = log.same_groups is None or log.same_groups >= _CUT["entropy-collapse-distinct"]
+    collapsed = same and not _rises(log)
+    level: Literal["error", "warn", "note"] = "note"
+    if collapsed:
+        level = "warn" if log.same_groups is None else "error"
+    return _finding(
+        "entropy-collapsed" if collapsed else "entropy-low",
+        level,
+        f"mean entropy fell to {ratio:.0%} of where it began ({entropy[0]:.3g} to "
+        f"{entropy[1]:.3g} nats) "
+        + ("while the reward did not rise" if collapsed else "while the run still learned"),
+        evidence,
+        "lower the learning rate, raise the temperature or add an entropy bonus, and go back to "
+        "the last checkpoint before the fall"
+        if collapsed
+        else "nothing, unless the reward has stopped rising",
+    )
+
+
+def sampler_mismatch(log: Log) -> Finding | None:
+    """Sampler and trainer disagree about the same tokens."""
+    values = log.series("sampling/sampling_logp_difference/mean")
+    if not len(values):
+        return None
+    mean = float(values.mean())
+    if mean <= _CUT["sampler-mismatch-warn"]:
+        return None
+    return _finding(
+        "sampler-mismatch",
+        "error" if mean > _CUT["sampler-mismatch-error"] else "warn",
+        f"log-probabilities of sampler and trainer differ by {mean:.3g} nats on average: the "
+        "gradient is of another policy than the one that sampled",
+        {"mean": mean, "max": float(values.max()), "entries": len(values)},
+        "check precision, temperature and token ids on both sides; importance sampling only hides "
+        "it",
+    )
+
+
+def reference_apart(log: Log) -> Finding | None:
+    """KL to the reference before the first step: the run did not start from its reference."""
+    first = next((r for r in log.rows if r.get("step") == 1), None)
+    kl = as_number(first.get("kl")) if first else None
+    if kl is None or not math.isfinite(kl) or kl <= _CUT["kl-at-start"]:
+        return None
+    return _finding(
+        "reference-apart",
+        "warn",
+        f"the first step logged a KL of {kl:.3g} nats: the policy did not start at its reference",
+        {"kl": kl},
+        "is the reference the model that training started from? A run that continued an adapter, "
+        "and PiSSA or OLoRA, are measured against another one by some trainers",
+    )
+
+
+def nothing_moves(log: Log) -> Finding | None:
+    """Gradients or learning rates that are exactly 0, or no numbers, from the first to the last."""
+    gradients, rates = log.series("grad_norm"), log.series("learning_rate")
+    written = [v for row in log.rows if (v := as_number(row.get("grad_norm"))) is not None]
+    broken = sum(not math.isfinite(v) for v in written)
+    if written and broken:
+        return _finding(
+            "gradients-broken",
+            "error" if broken == len(written) else "warn",
+            f"the gradient norm is NaN or infinite in {broken} of {len(written)} entries",
+            {"broken": broken, "entries": len(written)},
+            "lower the learning rate, clip gradients, and look at the first entry that breaks",
+        )
+    for name, values in (("gradient norm", gradients), ("learning rate", rates)):
+        if len(values) > 1 and not values.any():
+            return _finding(
+                "nothing-moves",
+                "error",
+                f"the {name} is exactly 0 in all {len(values)} entries: nothing is trained",
+                {"entries": len(values)},
+                "check that the adapter is trainable, that the reward varies within groups, and "
+                "the learning-rate schedule",
+            )
+    return None
+
+
+def truncated(log: Log) -> Finding | None:
+    """Most completions end at the length limit."""
+    ends = log.ends("completions/clipped_ratio")
+    if ends is None or ends[1] <= _CUT["completions-truncated"]:
+        return None
+    return _finding(
+        "completions-truncated",
+        "warn",
+        f"{ends[1]:.0%} of late completions were cut off at the length limit",
+        {"first": ends[0], "last": ends[1]},
+        "raise max_completion_length, or reward finishing",
+    )
+
+
+#: Every rule; a new one is a function above, an entry here, a test and a row in the README.
+RULES: tuple[Callable[[Log], Finding | None], ...] = (
+    nothing_moves,
+    no_advantage,
+    entropy_collapsed,
+    sampler_mismatch,
+    reference_apart,
+    truncated,
+)
+
+
+def log_findings(log: Log) -> list[Finding]:
+    """What every rule has to say."""
+    return [found for rule in RULES if (found := rule(log)) is not None]
+
+
+def _finding(
+    identity: str,
+    level: Literal["error", "warn", "note"],
+    message: str,
+    evidence: dict[str, Any],
+    action: str,
+) -> Finding:
+    return Finding(
+        id=identity,
+        level=level,
+        checkpoint=None,
+        signal=None,
+        message=message,
+        evidence=evidence,
+        action=action,
+        source=_SOURCE,
+    )
+
+
+def _lower_limit(values: np.ndarray) -> float:
+    """Lower limit of the 95% interval of the mean; the value itself where there is no spread."""
+    if len(values) < 2:
+        return -math.inf
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean() - special.stdtrit(len(values) - 1, 0.975) * error)
+
+
+def _rises(log: Log) -> bool:
+    """Whether the reward of the last tenth is above that of the first beyond their scatter.
+
+    Welch's test, one-sided at 2.5%; with less than two entries a side, the bare difference.
+    """
+    values = log.series("reward")
+    tenth = max(1, len(values) // 10)
+    first, last = values[:tenth], values[-tenth:]
+    gain = float(last.mean() - first.mean())
+    if tenth < 2:
+        return gain > 0
+    parts = [float(side.var(ddof=1)) / tenth for side in (first, last)]
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return gain > 0
+    freedom = sum(parts) ** 2 / sum(part**2 / (tenth - 1) for part in parts)
+    return gain > error * float(special.stdtrit(freedom, 0.975))

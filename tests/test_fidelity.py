@@ -1,0 +1,323 @@
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from arca_diag import fidelity
+from arca_diag.fidelity import Logged, judge_fidelity, mismatch_findings
+from arca_diag.results import Fidelity
+from tests.inputs import entry, rollout
+
+STEP = 7
+NAME = "checkpoint-7"
+
+
+class Case:
+    """Completions of eight prompts, replayed at one checkpoint, and what was logged of them."""
+
+    def __init__(self, *, batch: str = "b8", step: int | None = STEP, **given: Any) -> None:
+        rng = np.random.default_rng(1)
+        self.rollouts, self.entries, frames = [], [], []
+        for number in range(16):
+            length = 5 + number % 4
+            self.rollouts.append(
+                rollout(
+                    number,
+                    step=step,
+                    prompt_ids=(1, number // 2),
+                    completion_ids=tuple(range(length)),
+                    mask=(True,) * length,
+                    **given,
+                )
+            )
+            self.entries.append(entry(number, step=step, batch=batch))
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "checkpoint": NAME,
+                        "rollout_id": f"r{number}",
+                        "position": range(length),
+                        "counted": True,
+                        "surprisal": rng.exponential(1.0, length),
+                        "entropy": rng.exponential(1.0, length),
+                        "log_ratio": rng.normal(0, 0.3, length),
+                    }
+                )
+            )
+        self.tokens = pd.concat(frames, ignore_index=True)
+        self.batches = {STEP + 1: batch}
+        self.rows = [{"step": STEP + 1, "entropy": self.entropy, "kl": self.kl}]
+        self.interval, self.partial = 1, False
+
+    @property
+    def entropy(self) -> float:
+        return math.fsum(self.tokens["entropy"]) / len(self.tokens)
+
+    @property
+    def kl(self) -> float:
+        """Schulman's k3 of the reference over the policy."""
+        back = [-x for x in self.tokens["log_ratio"]]
+        return math.fsum(math.expm1(x) - x for x in back) / len(back)
+
+    def logged(self, **row: Any) -> "Case":
+        self.rows = [self.rows[0] | row]
+        return self
+
+    def judge(self) -> Fidelity:
+        (found,) = judge_fidelity(
+            self.tokens,
+            self.rollouts,
+            self.entries,
+            {NAME: STEP},
+            Logged(
+                rows=self.rows,
+                batches=self.batches,
+                interval=self.interval,
+                partial=self.partial,
+            ),
+        )
+        return found
+
+
+class TestAgainstTheLog:
+    def test_the_same_figures_pass(self):
+        found = Case().judge()
+        assert (found.checkpoint, found.status) == ("7", "pass")
+        assert found.figures["entropy_relative_difference"] < 1e-12
+        assert found.figures["kl_relative_difference"] < 1e-12
+        assert found.figures["log_step"] == STEP + 1
+
+    @pytest.mark.parametrize(
+        ("off", "status"),
+        [(1.049, "pass"), (0.951, "pass"), (1.06, "warn"), (0.92, "warn"), (1.12, "fail")],
+    )
+    def test_entropy_has_a_tolerance_of_5_percent_and_fails_at_twice_that(self, off, status):
+        case = Case()
+        assert case.logged(entropy=case.entropy / off).judge().status == status
+
+    @pytest.mark.parametrize(("off", "status"), [(1.08, "pass"), (1.2, "warn"), (1.5, "fail")])
+    def test_kl_has_its_own(self, off, status):
+        case = Case()
+        assert case.logged(kl=case.kl / off).judge().status == status
+
+    def test_the_worse_of_the_two_decides(self):
+        case = Case()
+        assert case.logged(kl=case.kl * 10).judge().status == "fail"
+
+    def test_figures_that_are_rounding_pass(self):
+        case = Case()
+        case.tokens["log_ratio"] = 1e-5
+        assert case.logged(kl=4e-4).judge().status == "pass"
+        assert case.logged(kl=0.3).judge().status == "fail"
+
+    def test_tokens_that_do_not_count_are_left_out(self):
+        case = Case()
+        before = case.entropy
+        extra = case.tokens.iloc[:20].assign(counted=False, entropy=99.0)
+        case.tokens = pd.concat([case.tokens, extra], ignore_index=True)
+        assert case.logged(entropy=before).judge().status == "pass"
+
+    def test_other_batches_are_left_out(self):
+        case = Case()
+        case.rows[0]["entropy"] = case.entropy
+        for number in range(4):
+            case.entries.append(entry(90 + number, id=f"x{number}", batch="other"))
+            case.rollouts.append(rollout(id=f"x{number}"))
+            more = case.tokens.iloc[:5].assign(rollout_id=f"x{number}", entropy=50.0)
+            case.tokens = pd.concat([case.tokens, more], ignore_index=True)
+        assert case.judge().status == "pass"
+
+    @pytest.mark.parametrize("odd", [None, "x", math.nan, math.inf, True, [], 10**400])
+    def test_a_log_of_odd_values_cannot_tell(self, odd):
+        found = Case().logged(entropy=odd, kl=odd).judge()
+        assert found.status == "cannot-tell"
+        assert "no finite entropy" in (found.reason or "")
+
+
+class TestTheEntryBefore:
+    def test_it_serves_where_nothing_was_logged_one_step_on_and_that_is_said(self):
+        case = Case(batch="b7")
+        case.batches = {STEP: "b7"}
+        case.rows = [{"step": STEP, "entropy": case.entropy * 1.03}]
+        found = case.judge()
+        assert found.status == "pass"
+        assert "the policy before" in (found.reason or "")
+
+    def test_the_entry_after_is_preferred(self):
+        case = Case()
+        case.batches[STEP] = "b8"
+        case.rows.append({"step": STEP, "entropy": 99.0})
+        assert case.judge().figures["log_step"] == STEP + 1
+
+
+class TestPartsOfABatch:
+    def by_hand(self, case: Case) -> float:
+        """The 95% half-width of the token mean over prompts, by the delta method."""
+        prompts = case.tokens["rollout_id"].str[1:].astype(int) // 2
+        sums = case.tokens.groupby(prompts)["entropy"].sum()
+        sizes = case.tokens.groupby(prompts).size()
+        mean = sums.sum() / sizes.sum()
+        spread = (sums - mean * sizes) / sizes.mean()
+        return float(stats.t.ppf(0.975, 7) * stats.sem(spread)) / mean
+
+    @pytest.mark.parametrize("why", ["averaged", "pieces", "missing"])
+    def test_the_sampling_error_is_allowed_and_said(self, why):
+        case = Case()
+        if why == "averaged":
+            case.interval = 10
+        elif why == "pieces":
+            case.partial = True
+        else:
+            case.entries.append(entry(99, id="gone", batch="b8"))
+        wide = self.by_hand(case)
+        inside = case.logged(entropy=case.entropy * (1 - 0.9 * wide), kl=None).judge()
+        assert inside.status == "pass"
+        written = case.entropy * (1 - 0.9 * wide)
+        assert inside.figures["entropy_allowance"] == pytest.approx(
+            wide * case.entropy / written, rel=1e-9
+        )
+        words = {"averaged": "averages 10 steps", "pieces": "part of", "missing": "16 of the"}
+        assert words[why] in (inside.reason or "")
+
+    def test_one_prompt_allows_anything(self):
+        case = Case()
+        case.partial = True
+        case.rollouts = [
+            rollout(int(r.id[1:]), completion_ids=r.completion_ids, mask=r.mask)
+            for r in case.rollouts
+        ]
+        found = case.logged(entropy=case.entropy * 3, kl=None).judge()
+        assert found.status == "pass"
+        assert found.figures["entropy_allowance"] is None
+
+    def test_text_tokenised_again_allows_for_its_missing_ends(self):
+        case = Case(ids_exact=False)
+        share = 16 / len(case.tokens)
+        assert case.logged(entropy=case.entropy / (1 + 0.9 * share)).judge().status == "pass"
+        assert case.logged(entropy=case.entropy / (1.12 + share)).judge().status == "fail"
+        assert "tokenised again" in (case.judge().reason or "")
+
+
+class TestPerToken:
+    def case(self, off: float, **more: Any) -> Case:
+        case = Case()
+        for number, each in enumerate(case.rollouts):
+            rows = case.tokens[case.tokens["rollout_id"] == each.id]
+            values = tuple(-rows["surprisal"] + off * (-1) ** number)
+            case.rollouts[number] = rollout(
+                number,
+                step=STEP,
+                completion_ids=each.completion_ids,
+                mask=each.mask,
+                sampling_logprobs=values,
+                **more,
+            )
+        return case
+
+    @pytest.mark.parametrize(("off", "status"), [(0.012, "pass"), (0.03, "warn"), (0.2, "fail")])
+    def test_log_probabilities_decide_before_any_mean(self, off, status):
+        found = self.case(off).logged(entropy=99.0).judge()
+        assert found.status == status
+        assert found.figures["sampling_logprobs_mean_abs_difference"] == pytest.approx(off)
+
+    def test_the_trainers_come_before_the_samplers(self):
+        case = self.case(0.2)
+        for number, each in enumerate(case.rollouts):
+            right = list(case.tokens[case.tokens["rollout_id"] == each.id]["surprisal"])
+            case.rollouts[number] = rollout(
+                number,
+                step=STEP,
+                completion_ids=each.completion_ids,
+                mask=each.mask,
+                sampling_logprobs=each.sampling_logprobs,
+                trainer_logprobs=tuple(-s for s in right),
+            )
+        found = case.judge()
+        assert found.status == "pass"
+        assert found.figures["sampling_logprobs_mean_abs_difference"] == pytest.approx(0.2)
+
+    def test_completions_of_another_step_do_not_tell(self):
+        case = self.case(0.2)
+        case.rollouts = [
+            rollout(
+                n,
+                step=STEP - 1,
+                completion_ids=r.completion_ids,
+                mask=r.mask,
+                sampling_logprobs=r.sampling_logprobs,
+            )
+            for n, r in enumerate(case.rollouts)
+        ]
+        assert "log-probabilities" not in (case.judge().reason or "")
+
+    def test_tokens_without_a_value_are_left_out(self):
+        case = self.case(0.0)
+        first = case.rollouts[0]
+        values = (math.nan, *(first.sampling_logprobs or ())[1:])
+        case.rollouts[0] = rollout(
+            0,
+            step=STEP,
+            completion_ids=first.completion_ids,
+            mask=first.mask,
+            sampling_logprobs=values,
+        )
+        assert case.judge().figures["tokens"] == len(case.tokens) - 1
+
+
+class TestWhatCannotBeTold:
+    def test_without_a_log(self):
+        case = Case()
+        case.rows = []
+        assert case.judge().status == "cannot-tell"
+
+    def test_without_the_batch(self):
+        case = Case()
+        case.batches = {}
+        found = case.judge()
+        assert found.status == "cannot-tell"
+        assert "step 8 or 7" in (found.reason or "")
+
+    def test_without_a_step(self):
+        case = Case()
+        (found,) = judge_fidelity(
+            case.tokens,
+            case.rollouts,
+            case.entries,
+            {NAME: None},
+            Logged(rows=case.rows, batches=case.batches, interval=1, partial=False),
+        )
+        assert (found.checkpoint, found.status) == (NAME, "cannot-tell")
+
+
+class TestFinding:
+    @pytest.mark.parametrize(("status", "level"), [("warn", "warn"), ("fail", "error")])
+    def test_a_mismatch_is_one(self, status, level):
+        told = Fidelity(checkpoint="7", status=status, figures={"a": 1.0}, reason="off")
+        (found,) = mismatch_findings([told])
+        assert (found.id, found.level, found.checkpoint) == ("replay-mismatch", level, 7)
+        assert found.evidence == {"a": 1.0}
+
+    @pytest.mark.parametrize("status", ["pass", "cannot-tell"])
+    def test_the_others_are_none(self, status):
+        told = Fidelity(checkpoint="7", status=status, figures={}, reason="")
+        assert mismatch_findings([told]) == []
+
+
+def test_every_cut_is_used():
+    names = {t.id for t in fidelity.THRESHOLDS}
+    assert names == {
+        f"fidelity-{what}-{how}"
+        for what, how in (
+            ("logprob", "warn"),
+            ("logprob", "fail"),
+            ("entropy", "warn"),
+            ("entropy", "fail"),
+            ("entropy", "floor"),
+            ("kl", "warn"),
+            ("kl", "fail"),
+            ("kl", "floor"),
+        )
+    }

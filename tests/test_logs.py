@@ -1,0 +1,151 @@
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from arca_diag import logs
+from arca_diag.logs import RULES, Log, log_findings
+from tests.conftest import ROOT
+
+
+def rows(**series: list[Any]) -> list[dict[str, Any]]:
+    """Log entries from columns; `a__b` stands for the key `a/b`."""
+    length = max(len(values) for values in series.values())
+    return [
+        {"step": n + 1} | {k.replace("__", "/"): v[n] for k, v in series.items() if n < len(v)}
+        for n in range(length)
+    ]
+
+
+def found(same_groups: float | None = None, **series: list[Any]) -> dict[str, str]:
+    """Id -> level of every finding."""
+    told = log_findings(Log(rows=rows(**series), same_groups=same_groups))
+    return {f.id: f.level for f in told}
+
+
+def around(mean: float, spread: float, count: int = 40) -> list[float]:
+    return list(mean + spread * np.random.default_rng(0).standard_normal(count))
+
+
+@pytest.mark.parametrize("name", ["tiny-addition", "smollm2-addition"])
+def test_a_run_that_learns_has_no_fault(name):
+    state = json.loads((ROOT / "sample_runs" / name / "trainer_state.json").read_text("utf-8"))
+    told = log_findings(Log(rows=state["log_history"], same_groups=0.9))
+    assert {f.level for f in told} <= {"note"}
+
+
+def test_an_empty_log_says_nothing():
+    assert log_findings(Log(rows=())) == []
+
+
+@pytest.mark.parametrize("odd", ["x", None, [], {}, True, math.nan, 10**400])
+def test_entries_of_odd_types_are_no_crash(odd):
+    keys = ("frac_reward_zero_std", "entropy", "reward", "kl", "grad_norm", "learning_rate")
+    more = ("sampling/sampling_logp_difference/mean", "completions/clipped_ratio", "step")
+    mixed = [dict.fromkeys(keys + more, odd) for _ in range(3)]
+    for finding in log_findings(Log(rows=mixed)):
+        assert finding.id == "gradients-broken"
+
+
+class TestNoAdvantage:
+    def test_most_groups_without_spread_warn_and_nearly_all_are_an_error(self):
+        assert found(frac_reward_zero_std=around(0.7, 0.05)) == {"no-advantage": "warn"}
+        assert found(frac_reward_zero_std=around(0.96, 0.01)) == {"no-advantage": "error"}
+
+    def test_it_is_the_lower_limit_that_decides(self):
+        noisy = around(0.55, 0.4, 12)
+        low = np.mean(noisy) - stats.t.ppf(0.975, 11) * stats.sem(noisy)
+        assert low < 0.5 < np.mean(noisy)
+        assert found(frac_reward_zero_std=noisy).get("no-advantage") != "warn"
+        assert found(frac_reward_zero_std=around(0.55, 0.01, 12)) == {"no-advantage": "warn"}
+
+    def test_a_task_that_is_solved_at_the_end_is_a_note(self):
+        solved = [0.0] * 30 + [1.0] * 10
+        assert found(frac_reward_zero_std=solved, reward=[0.0] * 20 + [1.0] * 20) == {
+            "no-advantage": "note"
+        }
+
+    def test_spread_everywhere_is_nothing(self):
+        assert found(frac_reward_zero_std=around(0.2, 0.1)) == {}
+
+    def test_the_limits_are_in_the_evidence(self):
+        values = around(0.7, 0.05)
+        (told,) = log_findings(Log(rows=rows(frac_reward_zero_std=values)))
+        low = np.mean(values) - stats.t.ppf(0.975, 39) * stats.sem(values)
+        assert told.evidence["low"] == pytest.approx(low, rel=1e-12)
+        assert told.evidence["mean"] == pytest.approx(np.mean(values), rel=1e-12)
+
+
+class TestEntropy:
+    FALLING = tuple(np.geomspace(2.0, 0.01, 40))
+    FLAT = tuple(around(0.4, 0.02))
+
+    def test_lost_for_nothing_is_a_collapse(self):
+        assert found(0.8, entropy=list(self.FALLING), reward=list(self.FLAT)) == {
+            "entropy-collapsed": "error"
+        }
+
+    def test_without_the_completions_it_is_a_warning(self):
+        assert found(None, entropy=list(self.FALLING), reward=list(self.FLAT)) == {
+            "entropy-collapsed": "warn"
+        }
+
+    @pytest.mark.parametrize(
+        ("reward", "same"),
+        [(tuple(np.linspace(0.1, 0.9, 40)), 0.9), (FLAT, 0.3)],
+        ids=["the reward rose", "the answers still differ"],
+    )
+    def test_one_of_the_three_missing_is_a_note(self, reward, same):
+        told = found(same, entropy=list(self.FALLING), reward=list(reward))
+        assert told == {"entropy-low": "note"}
+
+    def test_a_third_of_the_entropy_left_is_nothing(self):
+        assert found(0.9, entropy=list(np.linspace(1, 0.33, 40)), reward=list(self.FLAT)) == {}
+
+
+class TestRising:
+    @pytest.mark.parametrize("seed", range(6))
+    def test_it_is_welchs_test(self, seed):
+        rng = np.random.default_rng(seed)
+        values = rng.normal(0, [1] * 60 + [2] * 60) + np.linspace(0, seed / 2, 120)
+        first, last = values[:12], values[-12:]
+        expected = stats.ttest_ind(last, first, equal_var=False, alternative="greater").pvalue
+        assert logs._rises(Log(rows=rows(reward=list(values)))) == (expected < 0.025)
+
+    def test_rewards_without_scatter_compare_as_they_are(self):
+        assert logs._rises(Log(rows=rows(reward=[0.0] * 20 + [1.0] * 20)))
+        assert not logs._rises(Log(rows=rows(reward=[1.0] * 40)))
+
+
+class TestOthers:
+    def test_sampler_and_trainer_apart(self):
+        key = "sampling__sampling_logp_difference__mean"
+        assert found(**{key: [0.012] * 9}) == {}
+        assert found(**{key: [0.05] * 9}) == {"sampler-mismatch": "warn"}
+        assert found(**{key: [0.3] * 9}) == {"sampler-mismatch": "error"}
+
+    def test_a_kl_before_the_first_step(self):
+        assert found(kl=[8.7e-4, 1e-3]) == {"reference-apart": "warn"}
+        assert found(kl=[1e-8, 1e-3]) == {}
+        late = [{"step": 10, "kl": 0.3}]  # after nine steps it may be anything
+        assert log_findings(Log(rows=late)) == []
+
+    def test_gradients_that_are_zero_or_no_numbers(self):
+        assert found(grad_norm=[0.0] * 5) == {"nothing-moves": "error"}
+        assert found(learning_rate=[0.0] * 5, grad_norm=[1.0] * 5) == {"nothing-moves": "error"}
+        assert found(grad_norm=[1.0, math.nan, 1.0]) == {"gradients-broken": "warn"}
+        assert found(grad_norm=[math.inf] * 3) == {"gradients-broken": "error"}
+        assert found(grad_norm=[0.0, 0.1], learning_rate=[0.0, 1e-4]) == {}
+
+    def test_late_completions_cut_off(self):
+        assert found(completions__clipped_ratio=[0.0] * 20 + [0.8] * 20) == {
+            "completions-truncated": "warn"
+        }
+        assert found(completions__clipped_ratio=[0.8] * 20 + [0.0] * 20) == {}
+
+
+def test_every_rule_is_reached_above():
+    assert len(RULES) == 6

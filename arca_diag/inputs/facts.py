@@ -130,7 +130,7 @@ def read_state(root: Path, folders: list[Path], last_step: int) -> State:
             step
             for s in states
             for key in ("max_steps", "global_step")
-            if not isinstance(s.get(key), str) and (step := step_number(s.get(key))) is not None
+            if (step := step_number(s.get(key))) is not None
         ),
         found=bool(states),
     )

@@ -368,12 +368,17 @@ def _broadcast(folder: Path, root: Path) -> Path | Fault | None:
     """prime-rl: an adapter is whole once the trainer has written STABLE beside it."""
     if (folder / "STABLE").is_file():
         return folder if has_adapter(folder) else None
-    if not has_adapter(folder) or folder.parent.name != "broadcasts":
+    if not has_adapter(folder):
         return None
     return Fault(
         "no STABLE file beside the adapter: prime-rl was still writing it",
         f"wait until the trainer has written it; or scan {_shown(folder, root)} itself",
     )
+
+
+def _plain(folder: Path, root: Path) -> Path | Fault | None:
+    """Step folders of any other trainer; prime-rl's have a marker to wait for."""
+    return None if root.name == "broadcasts" else _search(folder, root)
 
 
 def _prime_state(folder: Path, root: Path) -> Path | Fault | None:
@@ -530,7 +535,7 @@ LAYOUTS = (
     Layout(
         name="steps",
         evidence="step_* folders with an adapter",
-        places=(Place("", _STEP, _search),),
+        places=(Place("", _STEP, _plain),),
         signs=re.compile(r".+_rollouts_[0-9]+\.jsonl"),
     ),
     Layout(

@@ -164,6 +164,15 @@ class TestLayouts:
         adapters(run, "global_step_3/1/2/3/4", "global_step_5/1/2/3/4/5")
         assert [c.step for c in find_run(run).checkpoints] == [3]
 
+    def test_the_runs_own_adapter_counts_before_a_merged_copy(self, run):
+        adapters(run, "global_step_3/actor/lora_adapter", "merged/global_step_3/lora_adapter")
+        got = find_run(run)
+        assert found(got) == [("global_step_3", 3, "global_step_3/actor/lora_adapter", "verl")]
+
+    def test_a_number_alone_is_no_step_without_tinkers_log(self, run):
+        adapters(run, "000020", ".")
+        assert found(find_run(run)) == [("run", None, ".", "bare")]
+
     def test_prime_rl_given_by_its_broadcasts_is_the_same_run(self, run):
         adapters(run, "broadcasts/step_3")
         touch(run, "broadcasts/step_3/STABLE", "configs/orchestrator.toml")
@@ -175,6 +184,23 @@ class TestLayouts:
         touch(tmp_path, "broadcasts/step_3/STABLE")
         got = find_run(tmp_path / "broadcasts")
         assert found(got) == [("step_3", 3, "step_3", "prime-rl")]
+
+    def test_without_their_marker_those_are_refused_too(self, tmp_path):
+        adapters(tmp_path, "broadcasts/step_3")
+        with pytest.raises(ArcaError, match="no STABLE file"):
+            find_run(tmp_path / "broadcasts")
+
+    def test_merged_steps_without_their_run_are_a_run(self, tmp_path):
+        adapters(tmp_path, "merged/global_step_3/lora_adapter", "merged/global_step_5/lora_adapter")
+        for path in ("merged", "merged/global_step_3"):
+            assert find_run(tmp_path / path).root.name == "merged"
+
+    def test_a_merged_adapter_that_lies_elsewhere_is_not_followed(self, tmp_path):
+        adapters(tmp_path, "elsewhere")
+        (tmp_path / "target").mkdir()
+        (tmp_path / "target" / "lora_adapter").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(ArcaError, match="no LoRA adapter here"):
+            find_run(tmp_path / "target")
 
     def test_a_broadcast_without_its_marker_is_refused(self, run):
         adapters(run, "broadcasts/step_3", "broadcasts/step_5")
@@ -371,8 +397,18 @@ class TestHostileFolders:
         (run / link).symlink_to(tmp_path / "elsewhere")
         got = find_run(run)
         assert [c.step for c in got.checkpoints] == [3]
-        if link == "checkpoint-5":
-            assert "leads out of the run" in got.refused[0].reason
+        assert refused(got) == ([("checkpoint-5", 5)] if link == "checkpoint-5" else [])
+
+    def test_what_a_link_out_of_the_run_leads_to_is_not_looked_at(self, run, tmp_path):
+        touch(tmp_path / "elsewhere", "pytorch_model_fsdp_0/x")
+        adapters(tmp_path / "elsewhere", "default")
+        adapters(run, "checkpoint-3")
+        (run / "checkpoint-5").symlink_to(tmp_path / "elsewhere")
+        (run / "checkpoint-7").mkdir()
+        (run / "checkpoint-7" / "default").symlink_to(tmp_path / "elsewhere" / "default")
+        got = find_run(run)
+        assert refused(got) == [("checkpoint-5", 5), ("checkpoint-7", 7)]
+        assert all("leads out of the run" in r.reason for r in got.refused)
 
     def test_a_folder_of_steps_that_leads_out_is_not_listed(self, run, tmp_path):
         adapters(tmp_path / "elsewhere", "step_3")

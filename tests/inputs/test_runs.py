@@ -398,7 +398,7 @@ class TestArgumentsOfOthers:
             b"policy: 5",
             b"sampling = 5",
             b'{"temperature": ' + b"9" * 400 + b"}",
-            b"x" * (17 * 2**20),
+            b'{"temperature": 0.9}' + b" " * (17 * 2**20),
         ],
         ids=lambda b: repr(b[:20]),
     )

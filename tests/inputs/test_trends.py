@@ -73,6 +73,6 @@ class TestSeries:
         log = ({"step": 1, "kl": 1.0}, {"step": 1, "kl": 9.0, "eval_reward": 1.0})
         assert series(a_run(log=log), "kl") == ((1,), (1.0,))
 
-    @pytest.mark.parametrize("step", [None, -1, 1.5, "x", 2**63, [1]])
+    @pytest.mark.parametrize("step", [None, -1, 1.5, "x", "٣", 2**63, [1]])
     def test_a_row_without_a_step_has_no_place(self, step):
         assert series(a_run(log=({"step": step, "kl": 1.0},)), "kl") == ((), ())

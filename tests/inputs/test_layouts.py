@@ -400,10 +400,10 @@ class TestHostileFolders:
         assert refused(got) == ([("checkpoint-5", 5)] if link == "checkpoint-5" else [])
 
     def test_what_a_link_out_of_the_run_leads_to_is_not_looked_at(self, run, tmp_path):
-        touch(tmp_path / "elsewhere", "pytorch_model_fsdp_0/x")
+        touch(tmp_path / "shards", "pytorch_model_fsdp_0/x")
         adapters(tmp_path / "elsewhere", "default")
         adapters(run, "checkpoint-3")
-        (run / "checkpoint-5").symlink_to(tmp_path / "elsewhere")
+        (run / "checkpoint-5").symlink_to(tmp_path / "shards")
         (run / "checkpoint-7").mkdir()
         (run / "checkpoint-7" / "default").symlink_to(tmp_path / "elsewhere" / "default")
         got = find_run(run)

@@ -1,38 +1,35 @@
 """A training directory -> `Run`: checkpoints in step order, training facts, where rollouts lie."""
 
-import json
-import math
+import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from arca_diag.errors import ArcaError, CheckpointError
-from arca_diag.inputs.pickles import read_training_args
+from arca_diag.inputs.facts import read_arguments, read_state, recognise
+from arca_diag.inputs.files import children, step_number, within
+from arca_diag.inputs.layouts import (
+    ADAPTER_FILES,
+    LAYOUTS,
+    Checkpoint,
+    Refused,
+    Survey,
+    has_adapter,
+    has_signs,
+    run_above,
+    sharded_fault,
+    step_folders,
+    survey,
+)
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_STATE_LIMIT = 256 * 2**20  # bytes of trainer_state.json that we are willing to parse
+__all__ = ["ADAPTER_FILES", "Checkpoint", "Refused", "Run", "find_run", "select_checkpoints"]
 
+#: ms-swift's folder of one start of a training: v0-20260101-120000.
+_SWIFT_VERSION = re.compile(r"v([0-9]{1,9})-.+")
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """One saved adapter.
-
-    Attributes:
-        name: The folder's name.
-        step: Optimizer steps done when it was saved; None for a bare adapter folder.
-        path: The folder.
-    """
-
-    name: str
-    step: int | None
-    path: Path
-
-    @property
-    def label(self) -> int | str:
-        """The step, or the folder's name where there is none: how reports name it."""
-        return self.name if self.step is None else self.step
+#: Names of adapter folders that say nothing of which checkpoint it is.
+_TELLS_NOTHING = {"lora_adapter", "adapter", "default", "actor", "huggingface", "model"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +37,22 @@ class Run:
     """A training run as it lies on disk.
 
     Attributes:
-        root: The run's folder; reports name paths relative to it.
+        root: The run's folder; reports name paths relative to it. ms-swift's is the v* folder,
+            prime-rl's the parent of broadcasts/.
         checkpoints: In step order.
         named: The one checkpoint that the user's path pointed at, if it did.
-        framework: "trl" where its files were recognised, else "unknown".
+        framework: Who left it ("trl", "verl", ...); "unknown" where nothing says so.
+        framework_version: Its version, where a file says so.
+        recognised_by: The evidence for that, in words.
         steps: Optimizer steps of the whole run; None if nothing says so.
         logging_steps: Steps between two log entries; None if unknown.
-        training_args: What the trainer's own arguments say, read without unpickling; empty if
-            there are none.
+        training_args: What the trainer's own arguments say, by TRL's names, read without
+            unpickling; empty if there are none.
         training_args_source: The file they came from, relative to `root`.
+        log: Rows of the newest trainer_state.json that can be read, in step order.
         reward_columns: Names of the run's reward functions, as logged; empty if unknown.
         completions: TRL's folder of completion tables, if there is one.
+        refused: Checkpoints that were recognised but cannot be used, in step order.
     """
 
     root: Path
@@ -63,37 +65,30 @@ class Run:
     training_args_source: str
     reward_columns: tuple[str, ...]
     completions: Path | None
+    framework_version: str | None = None
+    recognised_by: str = ""
     log: tuple[dict[str, Any], ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 def find_run(path: Path) -> Run:
     """Recognise what the user pointed at: a run, one checkpoint of a run, or a bare adapter.
 
     Raises:
-        ArcaError: There is no such folder, or no LoRA adapter in it.
+        ArcaError: There is no such folder, it cannot be read, no LoRA adapter is in it, or two
+            checkpoints have the same step.
     """
-    if not path.exists():
-        raise ArcaError(f"{path}: no such path", hint="give the trainer's output directory")
-    if not path.is_dir():
-        raise ArcaError(f"{path}: not a directory", hint="give the trainer's output directory")
-    path = path.resolve()
-
-    inside = _checkpoint_folders(path)
-    if inside:
-        return _describe(path, inside, named=None)
-
-    step = _CHECKPOINT.fullmatch(path.name)
-    if step and _looks_like_run(path.parent):
-        siblings = _checkpoint_folders(path.parent)
-        return _describe(path.parent, siblings, named=next(c for c in siblings if c.path == path))
-    if _has_adapter(path):
-        bare = Checkpoint(name=path.name, step=int(step[1]) if step else None, path=path)
-        return _describe(path, (bare,), named=bare)
-    raise ArcaError(
-        f"{path}: no LoRA adapter here: no checkpoint-* folder and no adapter_config.json",
-        hint="give the trainer's output directory, or a folder with adapter_config.json and "
-        "adapter_model.safetensors in it",
-    )
+    try:
+        if not path.exists():
+            raise ArcaError(f"{path}: no such path", hint=_near(path))
+        if not path.is_dir():
+            raise ArcaError(f"{path}: not a directory", hint="give the trainer's output directory")
+        return _recognise(path.resolve())
+    except OSError as error:
+        raise ArcaError(
+            f"{error.filename or path}: cannot be read: {error.strerror}",
+            hint="is it yours to read, and still there?",
+        ) from None
 
 
 def select_checkpoints(run: Run, wanted: str) -> tuple[Checkpoint, ...]:
@@ -102,7 +97,7 @@ def select_checkpoints(run: Run, wanted: str) -> tuple[Checkpoint, ...]:
     A path to one checkpoint of a run stands for that checkpoint unless steps are given.
 
     Raises:
-        CheckpointError: A step that is not there; the message says which are.
+        CheckpointError: A step that is not there, or cannot be used; the message says which are.
     """
     if wanted == "all":
         return (run.named,) if run.named else run.checkpoints
@@ -111,89 +106,169 @@ def select_checkpoints(run: Run, wanted: str) -> tuple[Checkpoint, ...]:
     by_name = {str(c.label): c for c in run.checkpoints} | {c.name: c for c in run.checkpoints}
     names = [part.strip() for part in wanted.split(",")]
     missing = [name for name in names if name not in by_name]
+    for refused in run.refused:
+        if refused.name in missing or str(refused.step) in missing:
+            raise CheckpointError(f"{refused.name}: {refused.reason}", hint=refused.hint)
     if missing:
         there = ", ".join(str(c.label) for c in run.checkpoints)
         raise CheckpointError(
             f"no checkpoint {', '.join(missing)} in {run.root.name}; there are: {there}",
-            hint=f"for example --checkpoints {run.checkpoints[-1].label}",
+            hint=f"for example --checkpoints {_nearest(run, missing[0]).label}",
         )
     chosen = {by_name[name] for name in names}
     return tuple(c for c in run.checkpoints if c in chosen)
 
 
-def _checkpoint_folders(path: Path) -> tuple[Checkpoint, ...]:
-    found = []
-    for child in path.iterdir():
-        match = _CHECKPOINT.fullmatch(child.name)
-        if match and child.is_dir():
-            found.append(Checkpoint(name=child.name, step=int(match[1]), path=child))
-    return tuple(sorted(found, key=lambda c: (c.step or 0, c.name)))
+def _nearest(run: Run, name: str) -> Checkpoint:
+    """The checkpoint that was meant, as far as one can tell; the last where one cannot."""
+    digits = re.search(r"[0-9]+$", name)
+    step = step_number(digits[0]) if digits else None
+    if step is not None:
+        timed = [c for c in run.checkpoints if c.step is not None]
+        return min(timed, key=lambda c: abs((c.step or 0) - step), default=run.checkpoints[-1])
+    close = difflib.get_close_matches(name, [c.name for c in run.checkpoints], 1)
+    return next((c for c in run.checkpoints if c.name in close), run.checkpoints[-1])
 
 
-def _has_adapter(path: Path) -> bool:
-    return any((path / name).is_file() for name in ADAPTER_FILES)
+def _near(path: Path) -> str:
+    """What to do about a path that is not there: the sibling it may be a misspelling of."""
+    plain = "give the trainer's output directory"
+    missing = path
+    while not missing.parent.exists() and missing.parent != missing:
+        missing = missing.parent
+    try:
+        names = [p.name for p in children(missing.parent)]
+    except (OSError, ArcaError):
+        return plain
+    close = difflib.get_close_matches(missing.name, names, 1)
+    return f"did you mean {missing.parent / close[0]}?" if close else plain
 
 
-def _looks_like_run(parent: Path) -> bool:
-    """Whether a checkpoint's parent is a run and not, say, a downloads folder."""
-    return (
-        (parent / "completions").is_dir()
-        or (parent / "trainer_state.json").is_file()
-        or len(_checkpoint_folders(parent)) > 1
+def _recognise(path: Path) -> Run:
+    above = run_above(path)
+    if above != path and any(c.path.is_relative_to(path) for c in survey(above).checkpoints):
+        return _recognise(above)
+    inside = survey(path)
+    if inside.checkpoints:
+        return _describe(path, inside)
+    version = _swift_version(path)
+    if version:
+        return _recognise(version)
+
+    alone: Run | ArcaError | None = None
+    for root, folder, direct in step_folders(path):
+        around = survey(root)
+        named = next((c for c in around.checkpoints if _is_meant(path, c, folder)), None)
+        refused = tuple(r for r in around.refused if r.path == folder)
+        if named and _looks_like_run(root, around, folder, direct):
+            return _describe(root, around, named)
+        if named and alone is None:
+            lone = replace(inside, checkpoints=(named,), layout=around.layout)
+            alone = _describe(path, lone, named)
+        elif refused and not has_adapter(path) and alone is None:
+            alone = sharded_fault(refused, root)
+    if isinstance(alone, Run):
+        return alone
+    bare = _bare(path)
+    if bare:
+        return _describe(path, replace(inside, checkpoints=(bare,)), bare)
+    if isinstance(alone, ArcaError):
+        raise alone
+    if inside.refused:
+        raise sharded_fault(inside.refused, path)
+    raise ArcaError(
+        f"{path}: no LoRA adapter here: no checkpoint-* folder and no adapter_config.json",
+        hint=_below(path),
     )
 
 
-def _describe(root: Path, found: tuple[Checkpoint, ...], named: Checkpoint | None) -> Run:
-    folders = [root, *(c.path for c in reversed(found))]
-    arguments_file = next((f for d in folders if (f := d / "training_args.bin").is_file()), None)
-    arguments = read_training_args(arguments_file) if arguments_file else {}
-    states = [s for d in folders if (s := _read_state(d / "trainer_state.json"))]
-    state = states[0] if states else {}
+def _is_meant(path: Path, checkpoint: Checkpoint, folder: Path) -> bool:
+    """Whether a path leads to this checkpoint: the step folder, the adapter's, or one between."""
+    return checkpoint.path.is_relative_to(path) and path.is_relative_to(folder)
+
+
+def _looks_like_run(root: Path, around: Survey, folder: Path, direct: bool) -> bool:
+    """Whether a checkpoint's parent is a run and not, say, a downloads folder."""
+    if direct and len(around.checkpoints) + len(around.refused) > 1:
+        return True
+    # Below broadcasts/ or merged/ that folder shows nothing; elsewhere the checkpoint does not.
+    known = folder.name if direct else folder.relative_to(root).parts[0]
+    return around.layout is not None and has_signs(root, around.layout, but=known)
+
+
+def _swift_version(path: Path) -> Path | None:
+    """The v* folder with checkpoints in it, where there is exactly one."""
+    numbered = [
+        (int(match[1]), child.name, child)
+        for child in children(path)
+        if (match := _SWIFT_VERSION.fullmatch(child.name)) and child.is_dir()
+    ]
+    found = [v for v in sorted(numbered) if within(v[2], path) and survey(v[2]).checkpoints]
+    if len(found) > 1:
+        raise ArcaError(
+            f"{path}: several runs in one folder: {', '.join(name for _, name, _ in found)}",
+            hint=f"name one of them; the newest is {found[-1][2]}",
+        )
+    return found[0][2] if found else None
+
+
+def _bare(path: Path) -> Checkpoint | None:
+    """An adapter folder, or the target of verl's merger with one in lora_adapter/."""
+    merged = path / "lora_adapter"
+    if not has_adapter(path):
+        if not has_adapter(merged) or not within(merged, path):
+            return None
+        return Checkpoint(name=path.name, step=None, path=merged, layout="verl")
+    named = path
+    while named.name in _TELLS_NOTHING and named.parent.name:
+        named = named.parent
+    return Checkpoint(name=named.name, step=None, path=path, layout="bare")
+
+
+def _below(path: Path) -> str:
+    """What to do where no adapter is: the folder inside that holds a run, if there is one."""
+    for child in children(path)[:50]:
+        if child.is_dir() and within(child, path):
+            found = survey(child)
+            if found.checkpoints or found.refused:
+                return f"did you mean {child}?"
+    return (
+        "give the trainer's output directory, or a folder with adapter_config.json and "
+        "adapter_model.safetensors in it"
+    )
+
+
+def _describe(root: Path, found: Survey, named: Checkpoint | None = None) -> Run:
+    folders = [root]
+    for checkpoint in reversed(found.checkpoints):
+        inside = [p for p in (checkpoint.path, *checkpoint.path.parents) if p.is_relative_to(root)]
+        folders += [p for p in inside if p not in folders]
+    last = found.checkpoints[-1].step or 0
+    arguments = read_arguments(root, folders)
+    state = read_state(root, folders, last)
+    verl = next((lay for lay in LAYOUTS if lay.name == found.checkpoints[-1].layout), None)
+    framework = recognise(root, folders, found.layout or verl, arguments, state)
 
     rewards: dict[str, None] = {}
-    history = state.get("log_history")
-    for entry in history if isinstance(history, list) else []:
-        for key in entry if isinstance(entry, dict) else {}:
-            if match := re.fullmatch(r"rewards/(.+)/mean", str(key)):
+    for row in state.log:
+        for key in row:
+            if match := re.fullmatch(r"rewards/(.+)/mean", key):
                 rewards[match[1]] = None
-
-    known = [
-        value
-        for value in (
-            *(s.get("max_steps") for s in states),
-            *(s.get("global_step") for s in states),
-            *(c.step for c in found),
-        )
-        if isinstance(value, int) and value > 0
-    ]
-    logging = state.get("logging_steps")
+    steps = max((*state.steps, *(c.step or 0 for c in found.checkpoints)))
     completions = root / "completions"
-    has_tables = completions.is_dir() and any(completions.glob("completions_*.parquet"))
     return Run(
         root=root,
-        checkpoints=found,
+        checkpoints=found.checkpoints,
         named=named,
-        framework="trl" if has_tables or "num_generations" in arguments else "unknown",
-        steps=max(known) if known else None,
-        logging_steps=int(logging) if _is_number(logging) and logging >= 1 else None,
-        training_args=arguments,
-        training_args_source=arguments_file.relative_to(root).as_posix() if arguments_file else "",
+        framework=framework.name,
+        framework_version=framework.version,
+        recognised_by=framework.evidence,
+        steps=steps or None,
+        logging_steps=state.logging_steps,
+        training_args=arguments.values,
+        training_args_source=arguments.source,
+        log=state.log,
         reward_columns=tuple(rewards),
         completions=completions if completions.is_dir() else None,
-        log=tuple(r for r in state.get("log_history") or [] if isinstance(r, dict)),
+        refused=found.refused,
     )
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """trainer_state.json, or nothing where it is absent or damaged: no figure depends on it."""
-    if not path.is_file() or path.stat().st_size > _STATE_LIMIT:
-        return {}
-    try:
-        state = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return {}
-    return state if isinstance(state, dict) else {}

@@ -62,8 +62,8 @@ class TestFirstKeys:
 
     @pytest.mark.timeout(5)
     def test_hostile_quotes_take_no_time(self, tmp_path):
-        assert self.keys(tmp_path, '{"a": "' + '\\"' * 10**6) == {"a"}
-        assert self.keys(tmp_path, '{"a": "x' + '\\\\"' * 10**6) == {"a"}
+        for more in range(10):
+            assert self.keys(tmp_path, '{"a": "' + "x" * more + '\\"' * 10**5) == {"a"}
 
 
 FORMATS = {

@@ -284,6 +284,20 @@ class TestFaults:
         with pytest.raises(RolloutError, match=rf"^traces\.jsonl:2: .*{says}"):
             read_rollouts(path)
 
+    @pytest.mark.parametrize(
+        "scores",
+        [[(1e308, 10)], [(1e308, 1), (1e308, 1)], [(1e308, 10), (-1e308, 10)]],
+        ids=str,
+    )
+    def test_a_reward_beyond_any_float(self, tmp_path, scores):
+        line = episode()
+        line["traces"][0]["rewards"] = {
+            str(n): {"score": score, "weight": weight} for n, (score, weight) in enumerate(scores)
+        }
+        path = write_jsonl(tmp_path / "traces.jsonl", [episode(), line])
+        with pytest.raises(RolloutError, match=r"^traces\.jsonl:2: the sum of the rewards"):
+            read_rollouts(path)
+
     @pytest.mark.timeout(20)
     def test_a_tree_that_repeats_itself_without_end(self, tmp_path):
         trunk = [told(None, *[1] * 10_000), *(said(0, 3, 4) for _ in range(5_000))]

@@ -212,7 +212,10 @@ def _reward(trace: dict[str, Any]) -> float | None:
         score, weight = fields.number(reward, "score"), fields.number(reward, "weight")
         if score is not None:
             parts.append(score * (1.0 if weight is None else weight))
-    total = math.fsum(parts)
+    try:
+        total = math.fsum(parts)
+    except (OverflowError, ValueError):  # the sum overflows; or it is of inf and -inf
+        total = math.inf
     if not math.isfinite(total):
         raise Fault("the sum of the rewards is beyond any float")
     return total if parts else None

@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from arca_diag.inputs.rollouts import canonical, trl
+from arca_diag.inputs.rollouts import (
+    canonical,
+    nemo_rl,
+    open_instruct,
+    prime_rl,
+    trl,
+    verifiers,
+    verifiers_results,
+)
 from arca_diag.inputs.rollouts.record import Notes, Rollout, Sample
 from arca_diag.inputs.runs import Run
 
@@ -36,6 +44,36 @@ READERS = (
         places=("completions",),
         sniff=trl.sniff,
         read=trl.read,
+    ),
+    Reader(
+        name="prime-rl token export",
+        places=("token_exports", "run_*/token_exports"),
+        sniff=prime_rl.sniff,
+        read=prime_rl.read,
+    ),
+    Reader(
+        name="verifiers traces",
+        places=("rollouts", "run_*/rollouts"),
+        sniff=verifiers.sniff,
+        read=verifiers.read,
+    ),
+    Reader(
+        name="verifiers evaluation results",
+        places=(),
+        sniff=verifiers_results.sniff,
+        read=verifiers_results.read,
+    ),
+    Reader(
+        name="NeMo-RL training data",
+        places=("logs", "logs/*", "exp_*"),
+        sniff=nemo_rl.sniff,
+        read=nemo_rl.read,
+    ),
+    Reader(
+        name="open-instruct traces",
+        places=("rollouts",),
+        sniff=open_instruct.sniff,
+        read=open_instruct.read,
     ),
     Reader(
         name="canonical JSONL or parquet",

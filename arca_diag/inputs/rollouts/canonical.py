@@ -1,6 +1,5 @@
 """Reader of the canonical rollouts: JSONL, or parquet with the same columns."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from arca_diag.errors import RolloutError
 from arca_diag.inputs.rollouts import fields
+from arca_diag.inputs.rollouts.lines import json_lines
 from arca_diag.inputs.rollouts.record import Fault, Notes, Sample
 from arca_diag.inputs.runs import Run
 
@@ -33,7 +33,6 @@ _KNOWN = frozenset(
         "ids_exact",
     ]
 )
-_MAX_LINE = 64 * 2**20  # characters; a line beyond this is no rollout
 
 
 def sniff(path: Path) -> bool:
@@ -69,25 +68,13 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         for number, row in enumerate(rows, start=1):
             yield f"{path.name}:{number}", {k: _unboxed(v) for k, v in row.items()}
         return
-    with path.open("rb") as handle:
-        for number, raw in enumerate(iter(lambda: handle.readline(_MAX_LINE), b""), start=1):
-            if raw.strip():
-                yield f"{path.name}:{number}", _parse(raw)
+    for number, record in json_lines(path):
+        yield f"{path.name}:{number}", record
 
 
 def _unboxed(value: Any) -> Any:
     """Tables hold NaN where there is nothing."""
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _parse(raw: bytes) -> Any:
-    try:
-        record = json.loads(raw)
-    except RecursionError:
-        return "nested too deeply"
-    except ValueError as error:
-        return f"not valid JSON: {error}"
-    return record if isinstance(record, dict) else "not a JSON object"
 
 
 def _sample(place: str, record: dict[str, Any]) -> Sample:

@@ -40,6 +40,15 @@ class Planted:
         return os.system, (self.command,)
 
 
+#: A new object on the stack.
+NEW = b"ctrl\nC\n)\x81"
+
+#: Numbers that are 2**100 modulo 2**61 - 1, each with None: a dict looks at all to place one.
+COLLIDING = b"".join(
+    b"\x8a\x0e" + (2**100 + i * (2**61 - 1)).to_bytes(14, "little") + b"N" for i in range(60_000)
+)
+
+
 def read(tmp_path: Path, content: Any, protocol: int = 2) -> dict[str, Any]:
     return read_training_args(write_torch_pickle(tmp_path / "a.bin", content, protocol))
 
@@ -157,6 +166,54 @@ class TestWhatIsHostile:
         done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
         assert int(done.stdout) < 100 * 1024  # KiB
 
+    def test_a_planted_file_is_not_written(self, tmp_path):
+        """As protocol 0 writes `open(path, 'w')`: a name, its arguments, and the call."""
+        flag = tmp_path / "written"
+        payload = f"(i__builtin__\nopen\n(V{flag}\nVw\ncio\nopen\n(V{flag}\nVw\ntR.".encode()
+        for planted in (payload, f"cio\nopen\n(V{flag}\nVw\ntR.".encode()):
+            assert read(tmp_path, planted) == {}
+            assert not flag.exists()
+        pickle.loads(planted).close()
+        assert flag.exists()
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            pytest.param(b"})" + b"\x85" * 150_000 + b"K\x01s.", id="a deep tuple as key"),
+            pytest.param(b"})" + b"2\x86" * 60 + b"K\x01s.", id="a doubling tuple as key"),
+            pytest.param(b"(" * 90_000 + b"\x91" * 90_000 + b".", id="a set of a set"),
+            pytest.param(b"}(" + COLLIDING + b"u.", id="numbers that hash alike as keys"),
+            pytest.param(NEW + b"]" * 90_000 + b"a" * 89_999 + b"b.", id="a deep list"),
+            pytest.param(NEW * 2 + b"b" + (NEW + b"2R") * 30_000 + b"b.", id="a deep object"),
+            pytest.param(NEW + b"]\x94h\x00ab.", id="a list in itself"),
+        ],
+    )
+    def test_what_hangs_or_crashes_an_unpickler_is_read_in_no_time(self, tmp_path, payload):
+        """In a process of its own, since a stack that overflows ends it."""
+        path = write_torch_pickle(tmp_path / "a.bin", b"\x80\x04" + payload)
+        code = (
+            "import resource, sys; from pathlib import Path\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
+            "resource.setrlimit(resource.RLIMIT_CPU, (5, 5))\n"
+            "from arca_diag.inputs.pickles import read_training_args\n"
+            "print(read_training_args(Path(sys.argv[1])))"
+        )
+        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-300:]
+        assert done.stdout == "{}\n"
+
+    def test_a_number_that_no_float_holds_is_left_out(self, tmp_path):
+        assert read(tmp_path, Arguments(a=2**63 - 1, b=2**63, c=-(10**400))) == {"a": 2**63 - 1}
+
+    def test_the_state_of_one_object_is_not_anothers(self, tmp_path):
+        """The state is given to a name, as if to a class; an object without one follows."""
+        payload = b"\x80\x02ctrl\nC\n}(X\x01\x00\x00\x00aK\x01ub0ctrl\nC\n)\x81."
+        assert read(tmp_path, payload) == {}
+
+    def test_a_named_pipe_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "a.bin")
+        assert read_training_args(tmp_path / "a.bin") == {}
+
 
 class TestWhatTellsNothing:
     def test_more_opcodes_than_any_trainer_writes(self, tmp_path):
@@ -171,6 +228,25 @@ class TestWhatTellsNothing:
         whole = pickle.dumps(Arguments(a=1), 2)
         assert read(tmp_path, whole + bytes(100)) == {"a": 1}
         assert read(tmp_path, whole + bytes(4 * 2**20)) == {}
+
+    @pytest.mark.parametrize(("members", "expected"), [(60, {"a": 1}), (90, {})])
+    def test_an_archive_with_a_long_directory(self, tmp_path, members, expected):
+        path = write_torch_pickle(tmp_path / "a.bin", Arguments(a=1))
+        with zipfile.ZipFile(path, "a") as archive:
+            for number in range(members):
+                archive.writestr(f"{number:05d}" * 10_000, b"x")  # named in two places each
+        assert (path.stat().st_size > 8 * 2**20) == (expected == {})
+        assert read_training_args(path) == expected
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_a_compressed_pickle(self, tmp_path, method):
+        with zipfile.ZipFile(tmp_path / "a.bin", "w", method) as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps(Arguments(a=1)))
+        assert read_training_args(tmp_path / "a.bin") == {}
+
+    @pytest.mark.parametrize("payload", [b".", b"0.", b"a.", b"t.", b"1.", b"h\x07.", b"(K\x01d."])
+    def test_a_pickle_that_takes_what_is_not_there(self, tmp_path, payload):
+        assert read(tmp_path, payload) == {}
 
     @pytest.mark.parametrize("left", [0, 1, 30, -1])
     def test_a_truncated_pickle(self, tmp_path, left):

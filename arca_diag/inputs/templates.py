@@ -1,0 +1,253 @@
+"""A run's chat template: finding it, and rendering chats with it.
+
+A template is a program that the run brings along. It runs in a process of its own, inside
+Jinja's sandbox, under limits of time, memory and output, and what it does wrong is a text.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from arca_diag.errors import ArcaError
+from arca_diag.inputs.untrusted import check_inside, read_json, read_text
+
+_CHILD = Path(__file__).with_name("template_child.py")
+_FILE = 2**20  # bytes of a template, or of a file that holds one
+_MEMORY = 2**30  # bytes that the process may map
+_TOTAL = 32  # all chats of a call together may have this many times what one may
+_ESCAPED = 12  # bytes of a character at worst, as JSON writes it
+# What a Python may need to start, and the zone that a template's clock goes by.
+_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TZ")
+
+
+@dataclass(frozen=True)
+class TemplateFault:
+    """Why a chat was not rendered."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """What became of the chats of one call.
+
+    Attributes:
+        texts: The text of each chat, or why there is none, in the order of the chats.
+        uses_clock: Whether the template wrote today's date or asked for it: the texts are then
+            those of today, and the run's may have been others.
+    """
+
+    texts: list[str | TemplateFault]
+    uses_clock: bool
+
+
+def render_chats(
+    template: str,
+    chats: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    variables: Mapping[str, Any],
+    special_tokens: Mapping[str, str],
+    add_generation_prompt: bool = True,
+    seconds: float = 10,
+    characters: int = 4 * 2**20,
+) -> Rendered:
+    """Each chat as the text that transformers' `apply_chat_template(tokenize=False)` gives.
+
+    Args:
+        template: A chat template in Jinja.
+        chats: Messages with a `role`, a `content` and whatever else the template reads.
+        variables: More that it reads: `chat_template_kwargs` of the run, `tools`.
+        special_tokens: `bos_token` and so on. A variable of the same name goes first.
+        add_generation_prompt: Whether the text ends where the assistant's answer begins.
+        seconds: Wall clock for all of them, and as much again for each thousand chats.
+        characters: What one text may have; all together may have 32 times that.
+
+    Returns:
+        A text or a fault for each chat. Where time runs out, chats that were rendered before
+        keep their text. There is a limit on memory where the system has one to set (not on
+        Windows, and not kept on macOS).
+    """
+    if not chats:
+        return Rendered(texts=[], uses_clock=False)
+    allowed = seconds * (1 + len(chats) / 1000)
+    head = {
+        "template": template,
+        "variables": {
+            "tools": None,
+            "documents": None,
+            **special_tokens,
+            **variables,
+            "add_generation_prompt": add_generation_prompt,
+        },
+        "seconds": allowed,
+        "memory": _MEMORY,
+        "characters": characters,
+        "total": _TOTAL * characters,
+        "output": _ESCAPED * _TOTAL * characters + 1000 * len(chats),
+    }
+    with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as output:
+        try:
+            request.write(_line(head))
+        except ValueError as fault:
+            return _all_fail(chats, f"its variables cannot be handed to a template: {fault}")
+        for chat in chats:
+            try:
+                request.write(_line(chat))
+            except ValueError:
+                request.write(b"null\n")
+        request.seek(0)
+        ended = _run(request, output, allowed)
+        output.seek(0)
+        answers = list(_answers(output))
+    if answers and "every" in answers[0]:
+        return _all_fail(chats, str(answers[0]["every"]))
+    texts = [_outcome(answer) for answer in answers[: len(chats)]]
+    texts += [TemplateFault(ended)] * (len(chats) - len(texts))
+    return Rendered(texts=texts, uses_clock=any(a.get("uses_clock") is True for a in answers))
+
+
+def chat_template_of(folder: Path, *, root: Path | None = None) -> str | None:
+    """The chat template that a tokenizer's folder holds, or None.
+
+    `chat_template.jinja` goes before `chat_template` in `tokenizer_config.json`; of several
+    templates there, it is the one named "default".
+
+    Args:
+        folder: Where the tokenizer lies.
+        root: A folder that no symbolic link may lead out of.
+
+    Raises:
+        ArcaError: A file is damaged, larger than 1 MiB or outside `root`, what it holds is no
+            template, or none of several is the default.
+    """
+    file = folder / "chat_template.jinja"
+    if _present(file, root):
+        return read_text(file, limit=_FILE)
+    found = _object(folder / "tokenizer_config.json", root).get("chat_template")
+    if isinstance(found, list):
+        found = {
+            item.get("name"): item.get("template")
+            for item in found
+            if isinstance(item, dict) and isinstance(item.get("name"), str)
+        }
+    if isinstance(found, dict):
+        if "default" not in found:
+            raise ArcaError(
+                f"{folder.name}/tokenizer_config.json: none of its {len(found)} chat templates "
+                "is named default"
+            )
+        found = found["default"]
+    if found is not None and not isinstance(found, str):
+        raise ArcaError(
+            f"{folder.name}/tokenizer_config.json: chat_template is {type(found).__name__}"
+        )
+    return found
+
+
+def special_tokens_of(folder: Path, *, root: Path | None = None) -> dict[str, str]:
+    """The special tokens that a tokenizer's folder names, such as `bos_token`, as texts.
+
+    Tokens that only the tokenizer's class knows are not among them: where the tokenizer is
+    loaded, its `special_tokens_map` is the better source.
+
+    Args:
+        folder: Where the tokenizer lies.
+        root: A folder that no symbolic link may lead out of.
+
+    Raises:
+        ArcaError: A file is damaged, too large, or outside `root`.
+    """
+    config = _object(folder / "tokenizer_config.json", root)
+    if "added_tokens_decoder" not in config:  # as older tokenizers were saved
+        config |= _object(folder / "special_tokens_map.json", root)
+    extra = config.get("extra_special_tokens")
+    named = {key: value for key, value in config.items() if key.endswith("_token")}
+    named |= extra if isinstance(extra, dict) else {}
+    contents = {
+        key: value.get("content") if isinstance(value, dict) else value
+        for key, value in named.items()
+    }
+    return {key: value for key, value in contents.items() if isinstance(value, str)}
+
+
+def _present(path: Path, root: Path | None) -> bool:
+    if not path.is_file():
+        return False
+    if root is not None:
+        check_inside(path, root)
+    return True
+
+
+def _object(path: Path, root: Path | None) -> dict[str, Any]:
+    """The object in a file; empty where there is no file."""
+    if not _present(path, root):
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ArcaError(f"{path.parent.name}/{path.name} does not hold an object")
+    return value
+
+
+def _line(value: Any) -> bytes:
+    """One line of JSON; ValueError for what cannot be one."""
+    try:
+        return json.dumps(value, default=_plain).encode() + b"\n"
+    except (TypeError, RecursionError) as fault:
+        raise ValueError(str(fault)) from None
+
+
+def _plain(value: Any) -> Any:
+    """What a template can read of an object; of an image it asks only whether it is there."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return list(value)
+    return f"<{type(value).__name__}>"
+
+
+def _run(request: IO[bytes], output: IO[bytes], seconds: float) -> str:
+    """Run the child to its end, and say why chats without an answer have none."""
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    command = [sys.executable, "-P", str(_CHILD)]
+    with tempfile.TemporaryFile() as errors:
+        try:
+            done = subprocess.run(
+                command, stdin=request, stdout=output, stderr=errors, env=environment,
+                timeout=seconds, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"the template was not done within {seconds:g} s"
+        errors.seek(0)
+        said = errors.read(2**16).decode("utf-8", "replace").strip().rpartition("\n")[2]
+    return f"the process of the template ended early, with status {done.returncode}: {said[:300]}"
+
+
+def _answers(output: IO[bytes]) -> Iterator[dict[str, Any]]:
+    for line in output:
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):  # the process was ended while it wrote
+            return
+        if isinstance(answer, dict):
+            yield answer
+
+
+def _outcome(answer: dict[str, Any]) -> str | TemplateFault:
+    text = answer.get("text")
+    if not isinstance(text, str):
+        return TemplateFault(str(answer.get("fault")))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return TemplateFault("the rendered chat holds half a character, which no tokenizer reads")
+    return text
+
+
+def _all_fail(chats: Sequence[Any], reason: str) -> Rendered:
+    return Rendered(texts=[TemplateFault(reason)] * len(chats), uses_clock=False)

@@ -10,6 +10,8 @@ which fails on purpose: look at the difference, then run the test again without 
 import math
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +76,26 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_run(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy of `tiny_run` that a test may change."""
     return Path(shutil.copytree(tiny_run, tmp_path / "sample" / tiny_run.name))
+
+
+@pytest.fixture(scope="session")
+def trl_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Name -> folder of every run of tests/trl_runs.py, as the installed TRL leaves them.
+
+    Half a minute, once. Shared: a test that changes a run copies it first.
+    """
+    out = tmp_path_factory.mktemp("trl")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "trl_runs.py", out],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    if done.returncode:
+        pytest.fail(f"tests/trl_runs.py ended with {done.returncode}:\n{done.stderr[-4000:]}")
+    return {path.parent.name: path.parent for path in sorted(out.glob("*/completions"))}
 
 
 @dataclass(frozen=True)

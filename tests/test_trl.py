@@ -1,8 +1,13 @@
-"""The recorder, called as TRL calls a reward function."""
+"""The recorder, called as TRL calls a reward function, and called by TRL itself."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
+from transformers import PreTrainedTokenizerFast
+
 from arca_diag.trl import recorder
+from tests.conftest import TINY
 
 
 def called(
@@ -39,3 +44,55 @@ def test_what_is_recorded_does_not_change_with_the_trainers_lists() -> None:
 
 def test_its_name_is_the_name_of_its_empty_reward_column() -> None:
     assert recorder().__name__ == "arca_recorder"
+
+
+class TestInsideTRL:
+    def test_it_changes_neither_the_training_nor_what_is_logged(self, trl_runs) -> None:
+        without, with_it = trl_runs["no-recorder"], trl_runs["fresh"]
+        adapters = sorted(without.glob("checkpoint-*/adapter_model.safetensors"))
+        assert len(adapters) == 3
+        for adapter in adapters:
+            same = with_it / adapter.relative_to(without)
+            assert adapter.read_bytes() == same.read_bytes(), adapter.parent.name
+        for number, table in tables(without).items():
+            more = tables(with_it)[number]
+            pd.testing.assert_frame_equal(more[table.columns], table)
+
+    def test_its_columns_stand_between_the_rewards_and_the_advantage(self, trl_runs) -> None:
+        assert list(tables(trl_runs["no-recorder"])[1]) == [
+            *("step", "prompt", "completion", "odd_digits", "advantage"),
+        ]
+        assert list(tables(trl_runs["fresh"])[1]) == [
+            *("step", "prompt", "completion", "odd_digits", "arca_recorder"),
+            *("arca_completion_ids", "arca_gen_step", "advantage"),
+        ]
+
+    def test_its_reward_column_is_empty(self, trl_runs) -> None:
+        for table in tables(trl_runs["fresh"]).values():
+            assert table["arca_recorder"].isna().all()
+
+    def test_the_ids_decode_to_the_text_and_hold_the_closing_token(self, trl_runs) -> None:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(TINY / "base")
+        ended = []
+        for table in tables(trl_runs["fresh"]).values():
+            for ids, text in zip(table["arca_completion_ids"], table["completion"], strict=True):
+                assert tokenizer.decode(ids, skip_special_tokens=True) == text
+                assert tokenizer.eos_token_id not in ids[:-1]
+                ended.append(ids[-1] == tokenizer.eos_token_id)
+                # 20 is the limit of these runs: cut off there, or ended by the model.
+                assert ended[-1] or len(ids) == 20
+        assert any(ended)
+        assert not all(ended)
+
+    def test_the_step_is_that_of_the_policy_which_sampled(self, trl_runs) -> None:
+        steps = {
+            number: set(table["arca_gen_step"])
+            for number, table in tables(trl_runs["fresh"]).items()
+        }
+        assert steps == {1: {0}, 2: {1}, 3: {2}, 4: {3}}
+
+
+def tables(run: Path) -> dict[int, pd.DataFrame]:
+    """The completion tables of a run by the number in their names."""
+    files = sorted((run / "completions").glob("completions_*.parquet"))
+    return {int(file.stem.rpartition("_")[2]): pd.read_parquet(file) for file in files}

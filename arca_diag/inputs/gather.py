@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arca_diag.config import ScanConfig
-from arca_diag.errors import CheckpointError
+from arca_diag.errors import CheckpointError, ConfigError
 from arca_diag.inputs.adapters import Adapter, check_same_kind, read_adapter
 from arca_diag.inputs.base import (
     Base,
@@ -18,6 +18,7 @@ from arca_diag.inputs.base import (
     load_tokenizer,
     stay_offline,
 )
+from arca_diag.inputs.rollouts import READERS, Reader, columns
 from arca_diag.inputs.rollouts.census import Census, find_source, load, none_found, take_census
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import check_fits_model, to_rollouts
@@ -108,6 +109,7 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
     """
     if not config.allow_download:
         stay_offline()
+    readers = _readers(config)
     asked = select_checkpoints(run, config.checkpoints)
     wanted = tuple(c for c in run.checkpoints if c in asked or c.name in also)
     named = run.named is not None or config.checkpoints != "all"
@@ -119,7 +121,7 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         config.base, adapters[0].base_name, run.root, allow_download=config.allow_download
     )
     tokenizer = load_tokenizer([*(c.path for c in reversed(wanted)), run.root], base)
-    found = find_source(config.rollouts, run)
+    found = find_source(config.rollouts, run, readers)
     if found is None:
         raise none_found(run)
     census = take_census(found, run, skip_bad_lines=config.skip_bad_lines)
@@ -145,6 +147,17 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         temperature_source=source,
         hashes=dict(sorted(hashes.items())),
     )
+
+
+def _readers(config: ScanConfig) -> tuple[Reader, ...]:
+    if config.columns is None:
+        return READERS
+    if config.rollouts is None:
+        raise ConfigError(
+            "--columns names the columns of a file, and no file is given",
+            hint="give a JSONL, parquet or CSV file with --rollouts",
+        )
+    return (columns.reader(columns.parse_columns(config.columns)),)
 
 
 def _read_adapters(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from arca_diag.inputs.rollouts import canonical, trl
+from arca_diag.inputs.rollouts import canonical, ms_swift, tinker, trl, verl
 from arca_diag.inputs.rollouts.record import Notes, Rollout, Sample
 from arca_diag.inputs.runs import Run
 
@@ -36,6 +36,24 @@ READERS = (
         places=("completions",),
         sniff=trl.sniff,
         read=trl.read,
+    ),
+    Reader(
+        name="verl rollout data",
+        places=("rollout*",),
+        sniff=verl.sniff,
+        read=verl.read,
+    ),
+    Reader(
+        name="ms-swift completions",
+        places=("completions.jsonl", "v[0-9]*/completions.jsonl"),
+        sniff=ms_swift.sniff,
+        read=ms_swift.read,
+    ),
+    Reader(
+        name="Tinker samples",
+        places=("capture", "iteration_*"),
+        sniff=tinker.sniff,
+        read=tinker.read,
     ),
     Reader(
         name="canonical JSONL or parquet",

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv as pa_csv
+import pandas as pd
 
 from arca_diag.errors import ConfigError, RolloutError
 from arca_diag.inputs.rollouts import Reader, fields, prompts
@@ -32,7 +31,7 @@ FIELDS = (
 )
 _TEXTS = ("id", "group_id", "prompt", "completion", "finish_reason")
 _PER_TOKEN = ("completion_mask", "sampling_logprobs")
-_CSV_BLOCK = 16 * 2**20  # bytes; a row must fit into one
+_ROWS = 64  # of a CSV file at once: completions are long
 _EMPTY = "empty: no token to credit"
 
 
@@ -132,20 +131,16 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row number (from 1) and the row, every cell a text."""
-    block = pa_csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK)
-    lines = pa_csv.ParseOptions(newlines_in_values=True)
     number = 0
     try:
-        with pa_csv.open_csv(path, read_options=block, parse_options=lines) as table:
-            names = table.schema.names
-        texts = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-        with pa_csv.open_csv(path, block, lines, texts) as table:
-            for batch in table:
-                for part in range(0, batch.num_rows, 64):
-                    for row in batch.slice(part, 64).to_pylist():
-                        number += 1
-                        yield number, row
-    except (OSError, ValueError, pa.ArrowException) as error:
+        with pd.read_csv(path, dtype=str, na_filter=False, chunksize=_ROWS) as chunks:
+            for chunk in chunks:
+                if not isinstance(chunk.index, pd.RangeIndex):  # what pandas takes it for
+                    raise ValueError("rows have more cells than the heading")
+                for row in chunk.to_dict("records"):
+                    number += 1
+                    yield number, {str(k): v if isinstance(v, str) else "" for k, v in row.items()}
+    except (OSError, ValueError) as error:
         raise RolloutError(f"{path.name} is not a readable CSV file: {error}") from None
 
 

@@ -59,7 +59,14 @@ _Base = Annotated[
 ]
 _Rollouts = Annotated[
     Path | None,
-    typer.Option(help="Completions: TRL's folder or a canonical JSONL/parquet. (default: RUN's)"),
+    typer.Option(help="Completions: a trainer's folder, or a canonical file. (default: RUN's)"),
+]
+_Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELD=COLUMN,...",
+        help="Which columns of --rollouts to read, such as prompt=question,completion=answer.",
+    ),
 ]
 _Checkpoints = Annotated[
     str | None, typer.Option(help="all, last, or steps such as 10,30. (default: all)")
@@ -140,6 +147,7 @@ def scan(
     run: Annotated[Path, _RUN],
     base: _Base = None,
     rollouts: _Rollouts = None,
+    columns: _Columns = None,
     checkpoints: _Checkpoints = None,
     out: _Out = None,
     device: _Device = None,

@@ -38,6 +38,7 @@ JUDGING = ("credit", "epsilon", "sharpening", "seed")
 REPLAY = (
     "base",
     "rollouts",
+    "columns",
     "device",
     "dtype",
     "temperature",
@@ -62,6 +63,7 @@ class ScanConfig(BaseModel):
     run: Path
     base: str | None = None
     rollouts: Path | None = None
+    columns: str | None = None
     checkpoints: str = "all"
     out: Path | None = None
     device: Device = "auto"

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from arca_diag.config import ScanConfig
-from arca_diag.errors import CheckpointError, RolloutError
+from arca_diag.errors import CheckpointError, ConfigError, RolloutError
 from arca_diag.inputs.adapters import Adapter, check_same_kind, read_adapter
 from arca_diag.inputs.arguments import temperature_of
 from arca_diag.inputs.base import Base, find_base
@@ -20,6 +20,7 @@ from arca_diag.inputs.rollouts.census import (
     sampled_here,
     take_census,
 )
+from arca_diag.inputs.rollouts import READERS, Reader, columns
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import check_fits_model, to_rollouts
 from arca_diag.inputs.runs import Checkpoint, Run, select_checkpoints
@@ -39,6 +40,7 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
     """
     if not config.allow_download:
         stay_offline()
+    readers = _readers(config)
     asked = select_checkpoints(run, config.checkpoints)
     wanted = tuple(c for c in run.checkpoints if c in asked or c.name in also)
     named = run.named is not None or config.checkpoints != "all"
@@ -58,7 +60,7 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
     if config.prompts:
         census = sampled_here(config.prompts, ())
     else:
-        found = find_source(config.rollouts, run)
+        found = find_source(config.rollouts, run, readers)
         if found is None:
             raise none_found(run)
         census = take_census(found, run, skip_bad_lines=config.skip_bad_lines)
@@ -86,6 +88,17 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         temperature_source=source,
         hashes=dict(sorted(hashes.items())),
     )
+
+
+def _readers(config: ScanConfig) -> tuple[Reader, ...]:
+    if config.columns is None:
+        return READERS
+    if config.rollouts is None:
+        raise ConfigError(
+            "--columns names the columns of a file, and no file is given",
+            hint="give a JSONL, parquet or CSV file with --rollouts",
+        )
+    return (columns.reader(columns.parse_columns(config.columns)),)
 
 
 def _read_adapters(

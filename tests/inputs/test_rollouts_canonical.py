@@ -370,7 +370,7 @@ class TestFaultsOfAFile:
         refused(lines(tmp_path), r"bad\.jsonl: no rollout in it")
 
     def test_a_table_without_rows(self, tmp_path):
-        schema = pa.schema([("id", pa.string())])
+        schema = pa.schema([("id", pa.string()), ("prompt_ids", pa.list_(pa.int64()))])
         pa.parquet.write_table(schema.empty_table(), tmp_path / "r.parquet")
         refused(tmp_path / "r.parquet", r"r\.parquet: no rollout in it")
 

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from arca_diag.inputs.rollouts import (
     canonical,
+    ms_swift,
     nemo_rl,
     open_instruct,
     prime_rl,
+    tinker,
     trl,
     verifiers,
     verifiers_results,
+    verl,
 )
 from arca_diag.inputs.rollouts.record import Notes, Rollout, Sample
 from arca_diag.inputs.runs import Run
@@ -74,6 +77,24 @@ READERS = (
         places=("rollouts",),
         sniff=open_instruct.sniff,
         read=open_instruct.read,
+    ),
+    Reader(
+        name="verl rollout data",
+        places=("rollout*",),
+        sniff=verl.sniff,
+        read=verl.read,
+    ),
+    Reader(
+        name="ms-swift completions",
+        places=("completions.jsonl", "v[0-9]*/completions.jsonl"),
+        sniff=ms_swift.sniff,
+        read=ms_swift.read,
+    ),
+    Reader(
+        name="Tinker samples",
+        places=("capture", "iteration_*"),
+        sniff=tinker.sniff,
+        read=tinker.read,
     ),
     Reader(
         name="canonical JSONL or parquet",

@@ -1,16 +1,13 @@
 """Reader of the canonical rollouts: JSONL, or parquet with the same columns."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from arca_diag.errors import RolloutError
 from arca_diag.inputs.rollouts import fields
 from arca_diag.inputs.rollouts.lines import json_lines
+from arca_diag.inputs.rollouts.parquet import parquet_rows
+from arca_diag.inputs.rollouts.peek import columns, first_fields
 from arca_diag.inputs.rollouts.record import Fault, Notes, Sample
 from arca_diag.inputs.runs import Run
 
@@ -33,17 +30,22 @@ _KNOWN = frozenset(
         "ids_exact",
     ]
 )
+_NEEDED = frozenset(["prompt_ids", "completion_ids"])
 
 
 def sniff(path: Path) -> bool:
-    """A .jsonl or .parquet file."""
-    return path.is_file() and path.suffix in (".jsonl", ".parquet")
+    """A .jsonl or .parquet file with token ids, or one in which nothing can be recognised."""
+    if not path.is_file() or path.suffix not in (".jsonl", ".parquet"):
+        return False
+    found = set(columns(path) if path.suffix == ".parquet" else first_fields(path))
+    return not found or bool(found & _NEEDED)
 
 
 def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     """Read one file, and check every line of it."""
     notes.reading(path)
-    for place, record in _records(path):
+    for number, record in _records(path):
+        place = f"{path.name}:{number}"
         if isinstance(record, str):
             notes.fault(place, record)
             continue
@@ -58,23 +60,8 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
         yield sample
 
 
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """`file:line` and the record, or a text that says why there is none."""
-    if path.suffix == ".parquet":
-        try:
-            rows = pq.read_table(path).to_pylist()
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise RolloutError(f"{path.name} is not a readable parquet file: {error}") from None
-        for number, row in enumerate(rows, start=1):
-            yield f"{path.name}:{number}", {k: _unboxed(v) for k, v in row.items()}
-        return
-    for number, record in json_lines(path):
-        yield f"{path.name}:{number}", record
-
-
-def _unboxed(value: Any) -> Any:
-    """Tables hold NaN where there is nothing."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    return parquet_rows(path) if path.suffix == ".parquet" else json_lines(path)
 
 
 def _sample(place: str, record: dict[str, Any]) -> Sample:

@@ -59,7 +59,7 @@ def number(record: Record, key: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
-        raise Fault(f"{key} must be a finite number, found {value!r:.40}")
+        raise Fault(f"{key} must be a finite number, found {_shown(value)}")
     return float(value)
 
 
@@ -149,6 +149,11 @@ def _per_token(record: Record, key: str, length: int) -> list[Any] | None:
         found = len(value) if isinstance(value, list) else type(value).__name__
         raise Fault(f"{key} must have one entry a completion token, {length}: {found}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; of lists and objects, which can be of any size and depth, the type."""
+    return f"{value!r:.40}" if isinstance(value, int | float | str) else type(value).__name__
 
 
 def _is_finite(value: float) -> bool:

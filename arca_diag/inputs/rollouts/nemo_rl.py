@@ -38,7 +38,7 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     """Read every step, row by row."""
     notes.group_source = "rows that lie together and share a prompt"
     for file in _files(path, notes):
-        notes.files.append(str(file))
+        notes.reading(file)
         yield from _read_file(file, notes)
 
 

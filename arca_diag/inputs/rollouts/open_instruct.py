@@ -36,7 +36,7 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     """
     notes.group_source = "the same prompt at the same step"
     for file in _files(path, notes):
-        notes.files.append(str(file))
+        notes.reading(file)
         match = _FILE.fullmatch(file.name)
         shard = int(match[2]) if match else 0
         for number, record in json_lines(file):

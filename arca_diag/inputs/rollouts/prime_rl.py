@@ -46,7 +46,7 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     notes.group_source = "the same prompt at the same step: none is recorded"
     temperatures: set[float] = set()
     for file in _files(path, notes):
-        notes.files.append(str(file))
+        notes.reading(file)
         folder = numbered(_STEP, file.parent.name)
         from_zero = (file.parent.parent / "step_0").is_dir()
         notes.step_source = _STEPS_DONE.format("as many steps" if from_zero else "one step less")

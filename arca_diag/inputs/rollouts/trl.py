@@ -5,10 +5,6 @@ together. `completions_k` was sampled by the policy after k - 1 optimizer steps 
 is used for several steps, at the first of them; the batch is written again under each.
 """
 
-import hashlib
-import itertools
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arca_diag.inputs.rollouts import fields
+from arca_diag.inputs.rollouts import fields, logged
 from arca_diag.inputs.rollouts.record import Chat, Notes, Sample
 from arca_diag.inputs.runs import Run
 from arca_diag.trl import IDS_COLUMN, STEP_COLUMN
@@ -101,15 +97,18 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 
 def _fingerprint(rows: list[dict[str, Any]]) -> str:
     """The batch, whatever step it was written under."""
-    content = [[row["prompt"], row["completion"], row.get("advantage")] for row in rows]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return logged.fingerprint(
+        [[row["prompt"], row["completion"], row.get("advantage")] for row in rows]
+    )
 
 
 def _read_batch(file: Path, rows: list[dict[str, Any]], run: Run, notes: Notes) -> Iterator[Sample]:
     step = _sampling_step(rows[0], run, notes)
-    rewards, weights = _rewards(rows, run)
+    rewards = _rewards(rows, run)
+    weights = logged.reward_weights(rewards, run.training_args)
+    sizes = logged.group_sizes((row["prompt"] for row in rows), run.training_args)
     number = 0
-    for group, size in enumerate(_group_sizes(rows, run.training_args)):
+    for group, size in enumerate(sizes):
         for row in rows[number : number + size]:
             place = f"{file.name}: row {number}"
             number += 1
@@ -128,8 +127,8 @@ def _read_batch(file: Path, rows: list[dict[str, Any]], run: Run, notes: Notes) 
                 batch=file.stem,
                 prompt=prompt,
                 completion=text if recorded is None else tuple(int(i) for i in recorded),
-                reward=_reward(row, rewards, weights),
-                advantage=_finite(row.get("advantage")),
+                reward=logged.total_reward((row.get(name) for name in rewards), weights),
+                advantage=logged.finite(row.get("advantage")),
                 prompt_text=prompt if isinstance(prompt, str) else fields.plain_text(prompt),
                 completion_text=text,
             )
@@ -141,31 +140,19 @@ def _sampling_step(row: dict[str, Any], run: Run, notes: Notes) -> int:
     if sampled is not None:
         notes.step_source = "the recorder"
         return int(sampled)
-    counts = [
-        run.training_args.get(key)
-        for key in ("steps_per_generation", "num_iterations", "gradient_accumulation_steps")
-    ]
-    per_batch, uses, micro = (c if isinstance(c, int) and 0 < c < 2**31 else None for c in counts)
-    steps = max(1, (per_batch or micro or 1) * (uses or 1) // (micro or 1))
-    notes.step_source = "the table's number k: sampled after k - 1 steps"
-    if steps > 1:
-        notes.step_source += f", once for every {steps}"
-    return max(0, int(row["step"]) - 1) // steps * steps
+    step, how = logged.sampling_step(int(row["step"]), run.training_args)
+    notes.step_source = f"the table's number k: {how}"
+    return step
 
 
-def _rewards(rows: list[dict[str, Any]], run: Run) -> tuple[list[str], list[float | None]]:
-    """Reward columns and weights, in the table's order: that of training. The log's is sorted."""
-    logged = [key for key in rows[0] if key in run.reward_columns]
-    names = logged or [
+def _rewards(rows: list[dict[str, Any]], run: Run) -> list[str]:
+    """Reward columns, in the table's order: that of training. The log's is sorted."""
+    known = [key for key in rows[0] if key in run.reward_columns]
+    return known or [
         key
         for key in rows[0]
         if key not in _NOT_REWARDS and any(isinstance(row[key], float) for row in rows)
     ]
-    given = run.training_args.get("reward_weights")
-    weights = [_finite(w) for w in given] if isinstance(given, list) else []
-    if len(weights) != len(names) or None in weights:
-        weights = [1.0] * len(names)
-    return names, weights
 
 
 def _unreadable(completion: str | Chat, has_ids: bool) -> str:
@@ -183,21 +170,6 @@ def _is_parsed(message: Mapping[str, Any]) -> bool:
     return any(value for key, value in message.items() if key not in ("role", "content"))
 
 
-def _group_sizes(rows: list[dict[str, Any]], arguments: dict[str, Any]) -> list[int]:
-    """Rows per group: runs of equal prompts, cut to num_generations where that fits.
-
-    Two groups of the same prompt can lie side by side; only num_generations tells them apart.
-    """
-    runs = [
-        len(list(same))
-        for _, same in itertools.groupby(rows, key=lambda r: json.dumps(r["prompt"]))
-    ]
-    size = arguments.get("num_generations")
-    if isinstance(size, int) and size > 0 and all(run % size == 0 for run in runs):
-        return [size] * (len(rows) // size)
-    return runs
-
-
 def _text(completion: str | Chat) -> str:
     """What the model wrote, of a plain text or of a list of chat messages."""
     if isinstance(completion, str):
@@ -205,21 +177,3 @@ def _text(completion: str | Chat) -> str:
     if any(_is_parsed(message) for message in completion):
         return ""  # not all that was written
     return "".join(fields.message_text(message) for message in completion)
-
-
-def _reward(row: dict[str, Any], columns: list[str], weights: list[float | None]) -> float | None:
-    """The weighted sum over reward functions; those that returned None are left out, as in TRL."""
-    parts = [
-        (weight or 0.0) * value
-        for name, weight in zip(columns, weights, strict=True)
-        if (value := _finite(row.get(name))) is not None
-    ]
-    return math.fsum(parts) if parts else None
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        ok = isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # an integer beyond any float
-        return None
-    return float(value) if ok else None

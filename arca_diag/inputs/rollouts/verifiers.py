@@ -62,7 +62,7 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
         for _, episode in json_lines(file):
             notes.eval_excluded += _count_traces(episode)
     for file in _files(path, "train", notes) if path.is_dir() else [path]:
-        notes.files.append(str(file))
+        notes.reading(file)
         parts = file.parts[-4:]
         folder = numbered(_STEP, parts[0])
         if folder is not None and not (file.parents[3] / "step_0").is_dir():

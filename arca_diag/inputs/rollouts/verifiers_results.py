@@ -26,7 +26,7 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     """Read one file, line by line."""
     notes.group_source = "the example's number"
     for file in files_in(path, "results.jsonl", notes) if path.is_dir() else [path]:
-        notes.files.append(str(file))
+        notes.reading(file)
         for number, record in json_lines(file):
             place = f"{file.name}:{number}"
             if isinstance(record, str):

@@ -32,6 +32,7 @@ def options(config: ScanConfig, inputs: Inputs, dtype: str, device: str) -> dict
     rollouts = config.rollouts.name if config.rollouts else None
     return asked | {
         "base": inputs.base_sha256,
+        "reference": inputs.reference.kind,
         "rollouts": rollouts,
         "prompts": config.prompts.name if config.prompts else None,
         "generate_seed": config.seed if config.prompts else None,

@@ -15,7 +15,7 @@ from arca_diag.inputs.runs import Checkpoint
 
 #: PEFT initialisations that rewrite the base when they are created and again when they are
 #: loaded: with these, switching the adapter off does not give the base back.
-_REWRITES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+_REWRITES_BASE = ("pissa_niter", "corda", "lora_ga", "loftq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +131,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "the adapter off does not give the reference back",
             hint="convert it to a plain LoRA (PEFT: `path_initial_model_for_weight_conversion`)",
         )
-    if config.get("bias", "none") != "none":
-        raise CheckpointError(
-            f"{folder.name}: bias={config['bias']!r} trains biases of the base, which stay changed "
-            "when the adapter is switched off",
-            hint="adapters with bias='none' can be scanned",
-        )
     return config
 
 
@@ -151,7 +145,9 @@ def _check_tensors(name: str, tensors: dict[str, torch.Tensor]) -> None:
                 f"{name}: tensor {key} holds NaN or infinity in {bad} of {tensor.numel()} places",
                 hint="training diverged before this checkpoint: scan an earlier one",
             )
-        if (".lora_A." in key or ".lora_B." in key) and (tensor.ndim < 2 or 0 in tensor.shape):
+        if key.endswith((".lora_A.weight", ".lora_B.weight")) and (
+            tensor.ndim < 2 or 0 in tensor.shape
+        ):
             raise CheckpointError(
                 f"{name}: tensor {key} has shape {list(tensor.shape)}: a shard, not a matrix",
                 hint="save the gathered adapter (ZeRO-3: "

@@ -47,6 +47,7 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
     insist = frozenset(asked) if named or len(wanted) == 1 else frozenset()
     adapters, unreadable = _read_adapters(wanted, insist)
     check_same_kind(adapters)
+    reference = choose_reference(config.reference, run, adapters)
 
     base = find_base(
         config.base,
@@ -55,6 +56,8 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         allow_download=config.allow_download,
         trust_remote_code=config.trust_remote_code,
     )
+    other = reference.model
+    reference_base = find_base(str(other), "", run.root, allow_download=False) if other else None
     tokenizer = load_tokenizer([*(c.path for c in reversed(wanted)), run.root], base)
     prompts = read_prompts(config.prompts) if config.prompts else ()
     if config.prompts:
@@ -67,6 +70,10 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
 
     temperature, source = temperature_of(config.temperature, run)
     hashes = {_shown(a.checkpoint.path, run.root): a.sha256 for a in adapters}
+    for adapter in (*reference.adapters.values(), *reference.initial.values()):
+        hashes[_shown(adapter.checkpoint.path, run.root)] = adapter.sha256
+    if reference_base:
+        hashes[_shown(reference_base.folder, run.root)] = reference_base.sha256()
     for name in census.notes.files:
         with Path(name).open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -77,8 +84,9 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         adapters=adapters,
         unreadable=unreadable,
         insist=insist,
+        reference=reference,
+        reference_base=reference_base,
         base=base,
-        reference=choose_reference(config.reference, run, adapters),
         base_sha256=base.sha256(),
         tokenizer=tokenizer,
         census=census,

@@ -27,6 +27,7 @@ class Inputs:
             only one.
         base: The base model, on disk.
         reference: What stands for the reference policy.
+        reference_base: The other base model that stands for it, or None.
         base_sha256: Hash of the base's configuration and weights.
         tokenizer: The run's tokenizer, or None.
         census: What the rollout files hold.
@@ -44,6 +45,7 @@ class Inputs:
     insist: frozenset[Checkpoint]
     base: Base
     reference: Reference
+    reference_base: Base | None
     base_sha256: str
     tokenizer: Any | None
     census: Census

@@ -106,18 +106,11 @@ class TestNotReplayable:
         folder = write_adapter(tmp_path / "checkpoint-20", {"peft_type": kind}).path
         refused(folder, rf"is not LoRA: .* peft_type {kind!r}")
 
-    @pytest.mark.parametrize(
-        "init", ["pissa", "pissa_niter_16", "olora", "corda", "lora_ga", "loftq"]
-    )
+    @pytest.mark.parametrize("init", ["pissa_niter_16", "corda", "lora_ga", "loftq"])
     def test_an_initialisation_that_rewrites_the_base(self, tmp_path, init):
         folder = write_adapter(tmp_path / "checkpoint-20", {"init_lora_weights": init}).path
         error = refused(folder, rf"init_lora_weights='{init}' rewrites the base")
         assert "convert" in error.hint
-
-    @pytest.mark.parametrize("bias", ["all", "lora_only"])
-    def test_trained_biases_of_the_base(self, tmp_path, bias):
-        folder = write_adapter(tmp_path / "checkpoint-20", {"bias": bias}).path
-        refused(folder, rf"bias='{bias}' trains biases of the base")
 
     def test_no_lora_tensor(self, tmp_path):
         tensors = {"model.weight": torch.ones(2, 2)}

@@ -187,8 +187,10 @@ def random_rollouts(vocabulary: int, count: int = 5) -> list[Rollout]:
     ]
 
 
-def small_llama(folder: Path, *, layers: int = 2, width: int = 16, tied: bool = False) -> Path:
-    """A base of random weights, saved in float32."""
+def small_llama(
+    folder: Path, *, layers: int = 2, width: int = 16, tied: bool = False, **settings: Any
+) -> Path:
+    """A base of random weights, biases included, saved in float32."""
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=19,
@@ -200,22 +202,28 @@ def small_llama(folder: Path, *, layers: int = 2, width: int = 16, tied: bool = 
         max_position_embeddings=64,
         tie_word_embeddings=tied,
         initializer_range=0.5,
+        **settings,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(folder)
     return folder
 
 
 def new_adapter(base: Path, folder: Path, **options: Any) -> Path:
     """A LoRA adapter with random weights on both sides, as PEFT saves it."""
+    seed = options.pop("seed", 2)
     settings = {"r": 3, "lora_alpha": 6, "task_type": "CAUSAL_LM"} | options
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
             if "magnitude" in name:
                 parameter.data = parameter.data.abs() + 1
-        elif "modules_to_save.default" in name:
+        elif parameter.requires_grad:  # modules, tokens and biases that are trained whole
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     model.save_pretrained(folder, save_embedding_layers=False)
     return folder
@@ -494,22 +502,117 @@ KINDS = {
     "in the head alone": {"target_modules": ["lm_head"]},
     "in the embedding": {"target_modules": ["v_proj", "embed_tokens"]},
     "with a head of its own": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "with rows of the embedding": {
+        "target_modules": ["q_proj"],
+        "trainable_token_indices": [3, 11, 5],
+    },
+    "with an embedding of its own": {
+        "target_modules": ["q_proj"],
+        "modules_to_save": ["embed_tokens"],
+    },
+    "with norms of its own": {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
+    "with a bias in B": {"target_modules": ["q_proj", "lm_head"], "lora_bias": True},
+    "gaussian": {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"},
+    "orthogonal": {"target_modules": ["q_proj"], "init_lora_weights": "orthogonal", "r": 4},
+    "never initialised": {"target_modules": ["q_proj"], "init_lora_weights": False},
+    "DoRA with rank and alpha by layer": {
+        "target_modules": ["q_proj", "up_proj"],
+        "use_dora": True,
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 2},
+        "alpha_pattern": {"up_proj": 20},
+    },
     "in some layers": {"target_modules": ["o_proj"], "layers_to_transform": [1]},
 }
 
 
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_lora_is_replayed_as_peft_applies_it(tmp_path: Path, kind: str) -> None:
-    base = small_llama(tmp_path / "base")
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed but the targeted layer")
+def test_every_kind_of_lora_is_replayed_as_peft_applies_it(
+    tmp_path: Path, kind: str, tied: bool
+) -> None:
+    base = small_llama(tmp_path / "base", tied=tied)
     folder = new_adapter(base, tmp_path / "checkpoint-7", **KINDS[kind])
     rollouts = random_rollouts(19)
     found = one(base, folder, rollouts, batch_tokens=40)
     truth = plain(base, folder, rollouts)
     moved = False
     for identity, replayed in found.items():
-        assert_same(replayed, truth[identity], rtol=1e-8, atol=1e-8)
+        assert_same(replayed, truth[identity], rtol=1e-9, atol=1e-9)
         moved |= bool((np.abs(replayed.logprob - replayed.ref_logprob) > 0.01).any())
     assert moved
+
+
+def head_really_differs(base: Path, checkpoint: Path) -> bool:
+    """Whether one and the same state gives other logits through the adapted model's head."""
+    bare, adapted = plain_models(base, checkpoint, torch.float64)
+    states = torch.randn(5, 16, generator=torch.Generator().manual_seed(3)).double()
+    with torch.no_grad():
+        heads = [m.get_output_embeddings()(states) for m in (bare, adapted)]
+    return not torch.equal(*heads)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ({"target_modules": ["q_proj"]}, (False, False)),
+        ({"target_modules": ["lm_head"]}, (True, True)),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, (True, True)),
+        ({"target_modules": ["embed_tokens"]}, (False, False)),
+        ({"target_modules": ["embed_tokens"], "ensure_weight_tying": True}, (False, True)),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, (False, False)),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["norm"]}, (False, False)),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [3, 11]}, (False, True)),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`:UserWarning")
+def test_the_head_is_known_to_be_adapted_wherever_it_is(
+    tmp_path: Path, kind: dict[str, Any], expected: tuple[bool, bool], tied: bool
+) -> None:
+    base = small_llama(tmp_path / "base", tied=tied)
+    folder = new_adapter(base, tmp_path / "checkpoint-7", **kind)
+    assert load(base, folder).head_is_adapted is expected[tied]
+    assert head_really_differs(base, folder) is expected[tied]
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-lora", "lora_", "model", "layers.0"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    base = small_llama(tmp_path / "base")
+    folder = new_adapter(base, tmp_path / name, target_modules=["q_proj"])
+    rollouts = random_rollouts(19, count=2)
+    truth = plain(base, folder, rollouts)
+    for identity, replayed in one(base, folder, rollouts).items():
+        assert_same(replayed, truth[identity])
+
+
+def test_tokens_and_modules_of_one_adapter_do_not_mix_with_others(tmp_path: Path) -> None:
+    base = small_llama(tmp_path / "base", tied=True)
+    kinds = {
+        "checkpoint-1": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 11]},
+        "checkpoint-2": {"target_modules": ["k_proj"], "trainable_token_indices": [11, 4]},
+    }
+    others = {
+        "checkpoint-3": {"target_modules": ["q_proj"], "modules_to_save": ["norm", "lm_head"]},
+        "checkpoint-4": {"target_modules": ["k_proj"], "use_dora": True},
+    }
+    check_together(base, tmp_path, kinds)
+    check_together(base, tmp_path, others)
+
+
+def check_together(base: Path, tmp_path: Path, kinds: dict[str, dict[str, Any]]) -> None:
+    folders = [
+        new_adapter(base, tmp_path / name, seed=i, **kind)
+        for i, (name, kind) in enumerate(kinds.items())
+    ]
+    rollouts = random_rollouts(19)
+    together = scored(load(base, *folders), rollouts, list(kinds))
+    for folder in folders:
+        truth = plain(base, folder, rollouts)
+        for r in rollouts:
+            assert_same(together[folder.name, r.id], truth[r.id])
 
 
 def test_an_adapter_in_the_head_alone_moves_probabilities_and_no_hidden_state(

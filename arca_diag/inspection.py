@@ -28,6 +28,7 @@ from arca_diag.logs import log_findings
 from arca_diag.progress import Progress, Silent
 from arca_diag.results import (
     SCHEMA_VERSION,
+    Finding,
     FoundBase,
     FoundCheckpoint,
     FoundRollouts,
@@ -130,7 +131,7 @@ def _census(config: ScanConfig, run: Run) -> Census | RolloutError:
 
 def _about_rollouts(
     config: ScanConfig, run: Run, census: Census | RolloutError
-) -> list[findings.Finding]:
+) -> list[Finding]:
     if isinstance(census, RolloutError):
         absent = config.rollouts is None and find_source(None, run) is None
         return findings.missing_findings(census, absent=absent)

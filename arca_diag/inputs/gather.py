@@ -13,6 +13,7 @@ from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.models import end_tokens, load_config, load_tokenizer, stay_offline
 from arca_diag.inputs.prompts import read_prompts
 from arca_diag.inputs.reference import choose_reference
+from arca_diag.inputs.rollouts import READERS, Reader, columns
 from arca_diag.inputs.rollouts.census import (
     find_source,
     load,
@@ -20,7 +21,6 @@ from arca_diag.inputs.rollouts.census import (
     sampled_here,
     take_census,
 )
-from arca_diag.inputs.rollouts import READERS, Reader, columns
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import check_fits_model, to_rollouts
 from arca_diag.inputs.runs import Checkpoint, Run, select_checkpoints

@@ -45,7 +45,7 @@ def plain_config(adapter: Adapter) -> LoraConfig:
 
 def as_torch(adapter: Adapter) -> dict[str, Tensor]:
     """The adapter's tensors for torch, by the name that they have in the file."""
-    return {key: torch.as_tensor(values) for key, values in adapter.tensors.items()}
+    return {key: torch.tensor(values) for key, values in adapter.tensors.items()}
 
 
 def split_biases(
@@ -150,7 +150,7 @@ def _saved_start(initial: Adapter, name: str, layer_name: str) -> tuple[Tensor, 
             f"{layer_name}",
             hint="does the initial adapter belong to this run?",
         )
-    return torch.as_tensor(found[0]), torch.as_tensor(found[1])
+    return torch.tensor(found[0]), torch.tensor(found[1])
 
 
 def _check_started(initial: Adapter, adapter: Adapter) -> None:

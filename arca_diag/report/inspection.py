@@ -43,7 +43,7 @@ def render_inspection(found: Inspection, run: Path) -> RenderableType:
 
 def headline(found: Inspection) -> str:
     """How many faults, in one sentence."""
-    levels = Counter(f.level for f in found.findings)
+    levels: Counter[str] = Counter(f.level for f in found.findings)
     faults = [
         count(levels[level], noun)
         for level, noun in (("error", "error"), ("warn", "warning"))

@@ -1,4 +1,4 @@
-"""A run's chat template: finding it, and rendering chats with it.
+"""Renders chats with a run's chat template.
 
 A template is a program that the run brings along. It runs in a process of its own, inside
 Jinja's sandbox, under limits of time, memory and output, and what it does wrong is a text.
@@ -14,11 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from arca_diag.errors import ArcaError
-from arca_diag.inputs.untrusted import check_inside, read_json, read_text
-
 _CHILD = Path(__file__).with_name("template_child.py")
-_FILE = 2**20  # bytes of a template, or of a file that holds one
 _MEMORY = 2**30  # bytes that the process may map
 _TOTAL = 32  # all chats of a call together may have this many times what one may
 _ESCAPED = 12  # bytes of a character at worst, as JSON writes it
@@ -110,88 +106,6 @@ def render_chats(
     texts = [_outcome(answer) for answer in answers[: len(chats)]]
     texts += [TemplateFault(ended)] * (len(chats) - len(texts))
     return Rendered(texts=texts, uses_clock=any(a.get("uses_clock") is True for a in answers))
-
-
-def chat_template_of(folder: Path, *, root: Path | None = None) -> str | None:
-    """The chat template that a tokenizer's folder holds, or None.
-
-    `chat_template.jinja` goes before `chat_template` in `tokenizer_config.json`; of several
-    templates there, it is the one named "default".
-
-    Args:
-        folder: Where the tokenizer lies.
-        root: A folder that no symbolic link may lead out of.
-
-    Raises:
-        ArcaError: A file is damaged, larger than 1 MiB or outside `root`, what it holds is no
-            template, or none of several is the default.
-    """
-    file = folder / "chat_template.jinja"
-    if _present(file, root):
-        return read_text(file, limit=_FILE)
-    found = _object(folder / "tokenizer_config.json", root).get("chat_template")
-    if isinstance(found, list):
-        found = {
-            item.get("name"): item.get("template")
-            for item in found
-            if isinstance(item, dict) and isinstance(item.get("name"), str)
-        }
-    if isinstance(found, dict):
-        if "default" not in found:
-            raise ArcaError(
-                f"{folder.name}/tokenizer_config.json: none of its {len(found)} chat templates "
-                "is named default"
-            )
-        found = found["default"]
-    if found is not None and not isinstance(found, str):
-        raise ArcaError(
-            f"{folder.name}/tokenizer_config.json: chat_template is {type(found).__name__}"
-        )
-    return found
-
-
-def special_tokens_of(folder: Path, *, root: Path | None = None) -> dict[str, str]:
-    """The special tokens that a tokenizer's folder names, such as `bos_token`, as texts.
-
-    Tokens that only the tokenizer's class knows are not among them: where the tokenizer is
-    loaded, its `special_tokens_map` is the better source.
-
-    Args:
-        folder: Where the tokenizer lies.
-        root: A folder that no symbolic link may lead out of.
-
-    Raises:
-        ArcaError: A file is damaged, too large, or outside `root`.
-    """
-    config = _object(folder / "tokenizer_config.json", root)
-    if "added_tokens_decoder" not in config:  # as older tokenizers were saved
-        config |= _object(folder / "special_tokens_map.json", root)
-    extra = config.get("extra_special_tokens")
-    named = {key: value for key, value in config.items() if key.endswith("_token")}
-    named |= extra if isinstance(extra, dict) else {}
-    contents = {
-        key: value.get("content") if isinstance(value, dict) else value
-        for key, value in named.items()
-    }
-    return {key: value for key, value in contents.items() if isinstance(value, str)}
-
-
-def _present(path: Path, root: Path | None) -> bool:
-    if not path.is_file():
-        return False
-    if root is not None:
-        check_inside(path, root)
-    return True
-
-
-def _object(path: Path, root: Path | None) -> dict[str, Any]:
-    """The object in a file; empty where there is no file."""
-    if not _present(path, root):
-        return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise ArcaError(f"{path.parent.name}/{path.name} does not hold an object")
-    return value
 
 
 def _line(value: Any) -> bytes:

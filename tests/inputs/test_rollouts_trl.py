@@ -198,12 +198,12 @@ class TestPrompts:
 
     def test_a_template_that_fails_is_said(self, tables, tokenizer, chatty):
         tables.add(1, [recorded(0, prompt=self.CHAT)])
-        tables.refused("row 0: the chat template fails on this prompt", tokenizer)  # it has none
-        tables.refused(
-            "row 0: the chat template fails",
-            chatty,
-            training_args={"chat_template_kwargs": {"tokenize": True}},
-        )
+        tables.refused("row 0: .*the tokenizer has no chat template", tokenizer)
+        before, chatty.chat_template = chatty.chat_template, "{{ raise_exception('not today') }}"
+        try:
+            tables.refused("row 0: the chat template fails on this prompt: .*not today", chatty)
+        finally:
+            chatty.chat_template = before
 
     def test_a_prompt_without_a_token_is_said(self, tables, chatty):
         before, chatty.chat_template = chatty.chat_template, "{% if false %}x{% endif %}"

@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -11,14 +10,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from arca_diag.errors import ArcaError
 from arca_diag.inputs import template_child, templates
 from arca_diag.inputs.templates import (
     Rendered,
     TemplateFault,
-    chat_template_of,
     render_chats,
-    special_tokens_of,
 )
 from tests.inputs import SAMPLE
 
@@ -161,12 +157,12 @@ class TestLikeTransformers:
     def test_every_chat_is_rendered_alike_or_refused_by_both(
         self, tokenizer, template, variables, prompted
     ):
-        template = chat_template_of(SMOLLM2) if template == "SMOLLM2" else template
+        template = tokenizer.chat_template if template == "SMOLLM2" else template
         found = render_chats(
             template,
             list(CHATS.values()),
             variables=variables,
-            special_tokens=special_tokens_of(SMOLLM2),
+            special_tokens=tokenizer.special_tokens_map,
             add_generation_prompt=prompted,
         )
         assert isinstance(found.texts[0], str)
@@ -183,9 +179,6 @@ class TestLikeTransformers:
                 expected = str(error)
                 text = text.reason.removeprefix("the template refuses the chat: ")
             assert text == expected
-
-    def test_the_samples_template_is_the_tokenizers(self, tokenizer):
-        assert chat_template_of(SMOLLM2) == tokenizer.chat_template
 
     def test_a_variable_goes_before_a_special_token_of_its_name(self):
         found = rendered(
@@ -359,115 +352,6 @@ class TestHostileTemplates:
         assert done.returncode == 1
         assert "SecurityError" in done.stderr
         assert not flag.exists()
-
-
-class TestFinding:
-    def write(self, folder: Path, **files: Any) -> Path:
-        for name, content in files.items():
-            text = content if isinstance(content, str) else json.dumps(content)
-            suffix = "jinja" if name == "chat_template" else "json"
-            (folder / f"{name}.{suffix}").write_text(text, "utf-8")
-        return folder
-
-    def test_the_file_goes_before_the_configuration(self, tmp_path):
-        self.write(tmp_path, chat_template="file", tokenizer_config={"chat_template": "config"})
-        assert chat_template_of(tmp_path) == "file"
-
-    @pytest.mark.parametrize(
-        ("given", "expected"),
-        [
-            ("t", "t"),
-            (None, None),
-            ([{"name": "tool_use", "template": "u"}, {"name": "default", "template": "t"}], "t"),
-            ([7, {"name": ["x"]}, {"name": "default", "template": "t"}], "t"),
-            ({"default": "t", "tool_use": "u"}, "t"),
-        ],
-        ids=repr,
-    )
-    def test_a_template_in_the_configuration(self, tmp_path, given, expected):
-        self.write(tmp_path, tokenizer_config={"chat_template": given})
-        assert chat_template_of(tmp_path) == expected
-
-    @pytest.mark.parametrize(
-        ("given", "said"),
-        [
-            (7, "chat_template is int"),
-            ([], "none of its 0"),
-            ([{"name": "rag", "template": "t"}], "none of its 1 chat templates is named default"),
-            ([{"name": "default", "template": 7}], "chat_template is int"),
-            ({"rag": "t"}, "none of its 1"),
-        ],
-        ids=repr,
-    )
-    def test_a_configuration_without_a_template_to_use(self, tmp_path, given, said):
-        self.write(tmp_path, tokenizer_config={"chat_template": given})
-        with pytest.raises(ArcaError, match=said):
-            chat_template_of(tmp_path)
-
-    def test_nothing_there(self, tmp_path):
-        assert chat_template_of(tmp_path) is None
-        assert special_tokens_of(tmp_path) == {}
-
-    @pytest.mark.parametrize("content", ["[1]", "{", "7"])
-    def test_a_configuration_that_is_none(self, tmp_path, content):
-        self.write(tmp_path, tokenizer_config=content)
-        for read in (chat_template_of, special_tokens_of):
-            with pytest.raises(
-                ArcaError, match=re.escape(f"{tmp_path.name}/tokenizer_config.json")
-            ):
-                read(tmp_path)
-
-    def test_a_template_over_the_size_limit(self, tmp_path):
-        self.write(tmp_path, chat_template="x" * 2**20)
-        assert chat_template_of(tmp_path) == "x" * 2**20
-        self.write(tmp_path, chat_template="x" * (2**20 + 1))
-        with pytest.raises(ArcaError, match="larger than 1 MiB"):
-            chat_template_of(tmp_path)
-
-    @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
-    def test_a_link_out_of_the_run_is_not_followed(self, tmp_path, name):
-        run = tmp_path / "run"
-        run.mkdir()
-        (tmp_path / "outside").write_text("{}")
-        (run / name).symlink_to(tmp_path / "outside")
-        assert chat_template_of(run) in ("{}", None)
-        with pytest.raises(ArcaError, match=f"{name} leads out of run"):
-            chat_template_of(run, root=run)
-
-    @pytest.mark.parametrize("folder", [SMOLLM2, SAMPLE], ids=lambda p: p.name)
-    def test_special_tokens_are_the_tokenizers(self, folder):
-        assert special_tokens_of(folder) == AutoTokenizer.from_pretrained(folder).special_tokens_map
-
-    def test_tokens_with_properties_and_older_files(self, tmp_path):
-        self.write(
-            tmp_path,
-            tokenizer_config={
-                "bos_token": "<a>",
-                "eos_token": {"content": "<e>"},
-                "add_bos_token": True,
-            },
-            special_tokens_map={
-                "bos_token": {"content": "<b>", "lstrip": False},
-                "unk_token": None,
-                "pad_token": [1],
-            },
-        )
-        assert special_tokens_of(tmp_path) == {"bos_token": "<b>", "eos_token": "<e>"}
-
-    def test_the_older_file_is_not_asked_where_the_newer_list_is(self, tmp_path):
-        self.write(
-            tmp_path,
-            tokenizer_config={"bos_token": "<a>", "added_tokens_decoder": {}},
-            special_tokens_map={"bos_token": "<b>"},
-        )
-        assert special_tokens_of(tmp_path) == {"bos_token": "<a>"}
-
-    def test_tokens_of_a_models_own(self, tmp_path):
-        self.write(
-            tmp_path,
-            tokenizer_config={"image_token": "<i>", "extra_special_tokens": {"av_token": "<v>"}},
-        )
-        assert special_tokens_of(tmp_path) == {"image_token": "<i>", "av_token": "<v>"}
 
 
 def test_the_package_does_not_load_jinja_to_render():

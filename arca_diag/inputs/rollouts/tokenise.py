@@ -5,12 +5,16 @@ nothing added: prompt and completion tokenised together would merge across their
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arca_diag.errors import RolloutError, collected
-from arca_diag.inputs.rollouts.record import Rollout, Sample
+from arca_diag.inputs.rollouts.record import Chat, Rollout, Sample
 from arca_diag.inputs.runs import Run
+from arca_diag.inputs.templates import TemplateFault, render_chats
+
+logger = logging.getLogger(__name__)
 
 _FAR_BELOW = 0.8  # of the length limit: a re-tokenised text this short was not cut off
 
@@ -82,16 +86,13 @@ def prompt_ids(
         RolloutError: Text without a tokenizer, a template that fails, a prompt without a token.
     """
     _need_tokenizer(samples, tokenizer)
-    given = run.training_args.get("chat_template_kwargs")
-    arguments = given if isinstance(given, dict) else {}
-    known: dict[str, tuple[int, ...]] = {}
-    out = {}
+    distinct: dict[str, Sample] = {}
     for sample in samples:
-        key = _key(sample)
-        if key not in known:
-            known[key] = _prompt_ids(sample, tokenizer, arguments)
-        out[sample.id] = known[key]
-    return out
+        distinct.setdefault(_key(sample), sample)
+    chats = {k: s for k, s in distinct.items() if not isinstance(s.prompt, tuple | str)}
+    texts = dict(zip(chats, _rendered(list(chats.values()), tokenizer, run), strict=True))
+    ids = {key: _prompt_ids(s, texts.get(key), tokenizer) for key, s in distinct.items()}
+    return {sample.id: ids[_key(sample)] for sample in samples}
 
 
 def check_fits_model(rollouts: Iterable[Rollout], vocabulary: int, longest: int | None) -> None:
@@ -139,29 +140,54 @@ def _key(sample: Sample) -> str:
     return json.dumps([sample.prompt, sample.rendered], sort_keys=True, default=str)
 
 
-def _prompt_ids(
-    sample: Sample, tokenizer: Any | None, arguments: dict[str, Any]
-) -> tuple[int, ...]:
-    prompt = sample.prompt
-    if isinstance(prompt, tuple):
-        return prompt
-    assert tokenizer is not None
-    if isinstance(prompt, str):
-        # As trainers do: what a template wrote holds its special tokens already.
-        ids = tokenizer(prompt, add_special_tokens=not sample.rendered)["input_ids"]
-    else:
-        messages = [{k: v for k, v in m.items() if v is not None} for m in prompt]
-        try:
-            # Rendered and then encoded: what apply_chat_template returns for ids has
-            # changed between versions of transformers.
-            text = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False, **arguments
-            )
-        except Exception as error:  # the template is the run's own program
+def _rendered(samples: Sequence[Sample], tokenizer: Any | None, run: Run) -> list[str]:
+    """The chats as text, through the tokenizer's template: the run's own program, so not here."""
+    if not samples:
+        return []
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not isinstance(template, str):
+        raise RolloutError(
+            f"{samples[0].place}: the prompt is a chat, and the tokenizer has no chat template",
+            hint="is the tokenizer the one the run was trained with?",
+        )
+    named = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}  # type: ignore[union-attr]
+    given = run.training_args.get("chat_template_kwargs")
+    chats = [[{k: v for k, v in m.items() if v is not None} for m in _chat(s)] for s in samples]
+    done = render_chats(
+        template,
+        chats,
+        variables=given if isinstance(given, dict) else {},
+        special_tokens=named,
+    )
+    texts = []
+    for sample, text in zip(samples, done.texts, strict=True):
+        if isinstance(text, TemplateFault):
             raise RolloutError(
-                f"{sample.place}: the chat template fails on this prompt: {error}",
+                f"{sample.place}: the chat template fails on this prompt: {text.reason}",
                 hint="is the tokenizer the one the run was trained with?",
-            ) from None
+            )
+        texts.append(text)
+    if done.uses_clock:
+        logger.warning("the chat template puts today's date into prompts, not that of the training")
+    return texts
+
+
+def _chat(sample: Sample) -> Chat:
+    assert not isinstance(sample.prompt, tuple | str), "only chats are rendered"
+    return sample.prompt
+
+
+def _prompt_ids(sample: Sample, text: str | None, tokenizer: Any | None) -> tuple[int, ...]:
+    """The ids of a prompt; `text` is what a chat was rendered to."""
+    if isinstance(sample.prompt, tuple):
+        return sample.prompt
+    assert tokenizer is not None
+    if isinstance(sample.prompt, str):
+        # As trainers do: what a template wrote holds its special tokens already.
+        ids = tokenizer(sample.prompt, add_special_tokens=not sample.rendered)["input_ids"]
+    else:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise RolloutError(f"{sample.place}: the prompt has no token")

@@ -11,6 +11,7 @@ import numpy as np
 
 from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.inputs.files import number
+from arca_diag.inputs.kinds import check_kind
 from arca_diag.inputs.runs import Checkpoint
 from arca_diag.inputs.tensors import TensorFile, open_tensors
 from arca_diag.inputs.untrusted import read_json
@@ -18,9 +19,7 @@ from arca_diag.inputs.untrusted import read_json
 #: What PEFT puts before the name that a layer has in the base.
 PREFIX = "base_model.model."
 
-#: PEFT initialisations that rewrite the base by a decomposition that loading cannot repeat.
-_REWRITES_BASE = ("corda", "lora_ga", "loftq")
-_MATRIX = (".lora_A.weight", ".lora_B.weight")
+_MATRIX = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 
@@ -244,13 +243,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
                 + ("rank" if key == "r" else "number"),
                 hint="the file is damaged, or was written by hand: what did training use?",
             )
-    init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.lower().startswith(_REWRITES_BASE):
-        raise CheckpointError(
-            f"{folder.name}: init_lora_weights={init!r:.100} rewrites the base model, so that "
-            "switching the adapter off does not give the reference back",
-            hint="convert it to a plain LoRA (PEFT: `path_initial_model_for_weight_conversion`)",
-        )
+    check_kind(folder, config)
     return config
 
 
@@ -278,4 +271,3 @@ def _own(folder: Path, name: str) -> Path:
             hint="put the file itself there",
         )
     return path
-

@@ -98,7 +98,7 @@ def _choose(asked: str, run: Run, adapters: tuple[Adapter, ...]) -> Reference:
 
 
 def _automatic(run: Run, adapters: tuple[Adapter, ...]) -> Reference:
-    if any(_ref_folder(a) for a in adapters):
+    if any(ref_folder(a) for a in adapters):
         return _ref_adapter(run, adapters, insist=False)
     kind: Kind = "base"
     if odd := next((a for a in adapters if rewrites_base(a)), None):
@@ -125,7 +125,7 @@ def _plain_reason(run: Run) -> str:
             "plain LoRA starts from the base itself; training used no reference (beta = 0), and "
             "the base is what the policy is measured from"
         )
-    if run.framework == "trl" and (parsed := _version(version)) and parsed < _REF_SINCE:
+    if run.framework == "trl" and (parsed := release(version)) and parsed < _REF_SINCE:
         return (
             f"TRL {version} takes the base with the adapter off, also where a run continued an "
             "adapter"
@@ -171,7 +171,7 @@ def _ref_adapter(run: Run, adapters: tuple[Adapter, ...], *, insist: bool) -> Re
     found: dict[str, Adapter] = {}
     faults: dict[str, CheckpointError] = {}
     for adapter in adapters:
-        if folder := _ref_folder(adapter):
+        if folder := ref_folder(adapter):
             name = adapter.checkpoint.name
             try:
                 found[name] = read_adapter(Checkpoint(name=f"{name}/ref", step=None, path=folder))
@@ -274,7 +274,8 @@ def _path_adapter(folder: Path, adapters: tuple[Adapter, ...]) -> Reference:
     )
 
 
-def _ref_folder(adapter: Adapter) -> Path | None:
+def ref_folder(adapter: Adapter) -> Path | None:
+    """Where TRL put the checkpoint's copy of the reference adapter; None if it did not."""
     folder = adapter.checkpoint.path / "ref"
     there = not folder.is_symlink() and (folder / "adapter_config.json").is_file()
     return folder if there else None
@@ -331,6 +332,6 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
-def _version(text: Any) -> tuple[int, int] | None:
+def release(text: Any) -> tuple[int, int] | None:
     match = re.match(r"(\d{1,6})\.(\d{1,6})", text) if isinstance(text, str) else None
     return (int(match[1]), int(match[2])) if match else None

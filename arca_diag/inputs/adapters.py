@@ -189,7 +189,7 @@ def _open(checkpoint: Checkpoint, *, whole: bool) -> Adapter:
     file = open_tensors(weights, shown, whole=whole)
     names: dict[str, str] = {}
     for key in file:
-        name = _peft_name(key)
+        name = peft_name(key)
         if name in names:
             raise CheckpointError(f"{shown}: tensors {names[name]} and {key} are of one place")
         names[name] = key
@@ -205,7 +205,7 @@ def _open(checkpoint: Checkpoint, *, whole: bool) -> Adapter:
     )
 
 
-def _peft_name(key: str) -> str:
+def peft_name(key: str) -> str:
     """The name that PEFT gives a tensor when it saves an adapter itself.
 
     prime-rl writes names without the prefix; a state dict that was saved as it is has the

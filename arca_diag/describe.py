@@ -8,7 +8,7 @@ from arca_diag.fidelity import Logged
 from arca_diag.inputs.adapters import Adapter
 from arca_diag.inputs.base import Base
 from arca_diag.inputs.gathered import Inputs
-from arca_diag.inputs.reference import Reference
+from arca_diag.inputs.reference import Reference, release, rewrites_base
 from arca_diag.inputs.rollouts.census import Census, answered_alike
 from arca_diag.inputs.runs import Run
 from arca_diag.inputs.selection import Selection
@@ -110,7 +110,19 @@ def logged(inputs: Inputs) -> Logged:
         batches=inputs.census.notes.batches,
         interval=inputs.run.logging_steps,
         partial=isinstance(pieces, int) and isinstance(uses, int) and pieces > uses,
+        of_another=_of_another(inputs),
     )
+
+
+def _of_another(inputs: Inputs) -> dict[str, str]:
+    """What the trainer logged of another model or temperature than those that are replayed."""
+    version = release(inputs.run.framework_version) if inputs.run.framework == "trl" else None
+    if version and version < (0, 16) and inputs.temperature != 1:
+        why = f"TRL {inputs.run.framework_version} did not divide logits by the temperature"
+        return {"entropy": why, "kl": why}
+    if inputs.reference.kind == "base" and any(map(rewrites_base, inputs.adapters)):
+        return {"kl": "the trainer measured it from what the adapter's start had left of the base"}
+    return {}
 
 
 def describe_rollouts(inputs: Inputs, selection: Selection) -> RolloutsInfo:

@@ -2,12 +2,13 @@
 
 Per-token log-probabilities where the trainer or the sampler kept them; else the means of
 entropy and KL that the trainer logged at the step after the checkpoint, on the very batch that
-the checkpoint's policy was given.
+the checkpoint's policy was given. And whatever was logged: a policy is, on average, as surprised
+by its own samples as its entropy says. If the replay's is not, the samples are another policy's.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -64,6 +65,26 @@ THRESHOLDS = (
         source="nats; below it a KL estimate is rounding",
     ),
     Threshold(
+        id="fidelity-surprise-warn",
+        value=0.05,
+        comparator=">",
+        source="lower limit of the 95% interval over prompts of mean(surprisal - entropy) over "
+        "mean entropy, 0 on a policy's own samples; the tolerance of entropy",
+    ),
+    Threshold(
+        id="fidelity-surprise-fail",
+        value=0.10,
+        comparator=">",
+        source="the same; twice the tolerance",
+    ),
+    Threshold(
+        id="fidelity-surprise-floor",
+        value=0.01,
+        comparator="<=",
+        source="nats; the least entropy that surprise is compared with: two engines that differ by "
+        ".012 a token are about 1e-4 of KL apart",
+    ),
+    Threshold(
         id="fidelity-entropy-floor",
         value=1e-3,
         comparator="<=",
@@ -89,12 +110,14 @@ class Logged:
         batches: Step of a log entry -> the batch that its means were taken over.
         interval: Steps that one entry averages over; None if unknown.
         partial: An entry averages over a part of its batch only: the batch is used in pieces.
+        of_another: "entropy" or "kl" -> why what was logged is of something else than the replay's.
     """
 
     rows: Sequence[Mapping[str, Any]]
     batches: Mapping[int, str]
     interval: int | None
     partial: bool
+    of_another: Mapping[str, str] = field(default_factory=dict)
 
 
 def judge_fidelity(
@@ -126,8 +149,9 @@ def judge_fidelity(
         if step is None:
             out.append(_cannot(label, "the checkpoint's step is unknown"))
             continue
-        by_token = _by_token(label, at, replayed, step)
-        out.append(by_token or _by_means(label, at, replayed, everything, step, logged))
+        found = _by_token(label, at, replayed, step)
+        found = found or _by_means(label, at, replayed, everything, step, logged)
+        out.append(_by_surprise(found, at, replayed, step))
     return out
 
 
@@ -158,7 +182,7 @@ def _by_token(
     figures: dict[str, float | None] = {}
     used = 0
     groups = dict(iter(at.groupby("rollout_id", sort=False)))
-    for field, column, sign in (
+    for name, column, sign in (
         ("trainer_logprobs", "surprisal", -1.0),
         ("sampling_logprobs", "surprisal", -1.0),
         ("entropies", "entropy", 1.0),
@@ -166,7 +190,7 @@ def _by_token(
         gaps: list[np.ndarray] = []
         for identity, rows in groups.items():
             rollout = replayed.get(str(identity))
-            values = getattr(rollout, field) if rollout is not None else None
+            values = getattr(rollout, name) if rollout is not None else None
             if rollout is None or rollout.step != step or values is None or not rollout.ids_exact:
                 continue
             written = np.asarray(values, dtype=float)[rows["position"].to_numpy(int)]
@@ -174,13 +198,13 @@ def _by_token(
             gaps.append(np.abs(gap[np.isfinite(gap)]))
         together = np.concatenate(gaps) if gaps else np.zeros(0)
         if together.size:
-            figures[f"{field}_mean_abs_difference"] = float(together.mean())
+            figures[f"{name}_mean_abs_difference"] = float(together.mean())
             used = max(used, int(together.size))
     primary = next(
         (
             v
-            for field in ("trainer_logprobs", "sampling_logprobs")
-            if (v := figures.get(f"{field}_mean_abs_difference")) is not None
+            for name in ("trainer_logprobs", "sampling_logprobs")
+            if (v := figures.get(f"{name}_mean_abs_difference")) is not None
         ),
         None,
     )
@@ -195,6 +219,45 @@ def _by_token(
         reason=f"{_MEANING[status]}: log-probabilities of {used:,} tokens differ by "
         f"{primary:.3g} nats on average",
     )
+
+
+def _by_surprise(
+    found: Fidelity, at: pd.DataFrame, replayed: Mapping[str, Rollout], step: int
+) -> Fidelity:
+    """What was found, and whether the replayed policy can have sampled its own samples.
+
+    The mean over tokens of surprisal - entropy is 0 under the policy that sampled them, whatever
+    that is. Only what is surely above it counts: the replayed policy finds unlikely what was
+    sampled, to another prompt or by another base or step. Cutting off the tail (top-p) puts it
+    below, as sampling at a lower temperature does.
+    """
+    ids = [i for i in at["rollout_id"].unique() if replayed[i].step == step]
+    mine = at[at["rollout_id"].isin([i for i in ids if replayed[i].ids_exact])]
+    excess = (mine["surprisal"] - mine["entropy"]).to_numpy(float)
+    entropy = float(mine["entropy"].mean()) if len(mine) else math.nan
+    if not (len(excess) and np.isfinite(excess).all() and math.isfinite(entropy)):
+        return found
+    scale = max(entropy, _CUT["fidelity-surprise-floor"])
+    value = float(excess.mean()) / scale
+    clusters = mine["rollout_id"].map({i: replayed[i].cluster for i in ids}).to_numpy(object)
+    spread = _half_width(excess, clusters) / scale
+    status = _status(value - spread, "surprise", 0.0)
+    figures = found.figures | {
+        "surprise_relative_excess": value,
+        "surprise_relative_excess_low": value - spread if math.isfinite(spread) else None,
+    }
+    if status == "pass":
+        return found.model_copy(update={"figures": figures})
+    said = (
+        f"its own samples surprise it by {value:.0%} more than its entropy "
+        f"({entropy:.3g} nats) allows: another policy sampled them"
+    )
+    if found.status not in ("warn", "fail"):
+        reason = f"{_MEANING[status]}: {said}"
+    else:
+        reason = f"{found.reason}; {said}"
+        status = max(status, found.status, key=_ORDER.index)
+    return Fidelity(checkpoint=found.checkpoint, status=status, figures=figures, reason=reason)
 
 
 def _by_means(
@@ -220,6 +283,9 @@ def _by_means(
         whole = len(ids) == len(members)
         averaged = (logged.interval or 1) > 1
         doubt = []
+        told = {name: why for name, why in logged.of_another.items() if name in row}
+        doubt += [f"the logged {name} is not compared: {why}" for name, why in told.items()]
+        row = {key: value for key, value in row.items() if key not in told}
         if guessed:
             doubt.append(f"{guessed} completions were tokenised again from text, without their end")
         if at_step == step:
@@ -290,9 +356,10 @@ def _compare(
         status = _status(gap, name, spread)
         worst = max(worst, status, key=_ORDER.index)
         said.append(f"{name} {ours:.4g} replayed, {written:.4g} logged ({gap:.1%} off)")
-    if not said:
-        return _cannot(label, f"the log's entry at step {at_step} has no finite entropy or KL")
     note = f"; {'; '.join(doubt)}" if doubt else ""
+    if not said:
+        what = f"the log's entry at step {at_step} has no entropy or KL to compare"
+        return _cannot(label, what + note)
     return Fidelity(
         checkpoint=label,
         status=worst,

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from arca_diag import fidelity
 from arca_diag.fidelity import Logged, judge_fidelity, mismatch_findings
@@ -51,6 +51,7 @@ class Case:
         self.batches = {STEP + 1: batch}
         self.rows = [{"step": STEP + 1, "entropy": self.entropy, "kl": self.kl}]
         self.interval, self.partial = 1, False
+        self.of_another: dict[str, str] = {}
 
     @property
     def entropy(self) -> float:
@@ -77,6 +78,7 @@ class Case:
                 batches=self.batches,
                 interval=self.interval,
                 partial=self.partial,
+                of_another=self.of_another,
             ),
         )
         return found
@@ -134,7 +136,7 @@ class TestAgainstTheLog:
     def test_a_log_of_odd_values_cannot_tell(self, odd):
         found = Case().logged(entropy=odd, kl=odd).judge()
         assert found.status == "cannot-tell"
-        assert "no finite entropy" in (found.reason or "")
+        assert "no entropy or KL to compare" in (found.reason or "")
 
 
 class TestTheEntryBefore:
@@ -267,6 +269,95 @@ class TestPerToken:
         assert case.judge().figures["tokens"] == len(case.tokens) - 1
 
 
+class TestItsOwnSamples:
+    """A policy is as surprised by what it sampled as its entropy says; another one is more so."""
+
+    @staticmethod
+    def sampled(seed: int, *, sharper: float = 1.0, prompts: int = 8, **given: Any) -> Case:
+        """Tokens drawn from softmax(sharper * logits) and replayed under softmax(logits)."""
+        rng = np.random.default_rng(seed)
+        case = Case(**given)
+        rows = len(case.tokens)
+        logits = rng.normal(0, 2, (rows, 30))
+        replay, sampler = (special.softmax(k * logits, axis=1) for k in (1.0, sharper))
+        drawn = [rng.choice(30, p=p) for p in sampler]
+        case.tokens["surprisal"] = -np.log(replay[np.arange(rows), drawn])
+        case.tokens["entropy"] = stats.entropy(replay, axis=1)
+        case.rows = []  # whatever was logged
+        case.rollouts = [
+            rollout(
+                n,
+                step=r.step,
+                prompt_ids=(1, n % prompts),
+                completion_ids=r.completion_ids,
+                mask=r.mask,
+                ids_exact=r.ids_exact,
+            )
+            for n, r in enumerate(case.rollouts)
+        ]
+        return case
+
+    def test_its_own_pass_and_seldom_anything_else(self):
+        # 400 replays that are right: a tolerance on top of an interval leaves few alarms.
+        judged = [self.sampled(seed).judge() for seed in range(400)]
+        assert sum(f.status != "cannot-tell" for f in judged) <= 4
+        means = [f.figures["surprise_relative_excess"] for f in judged]
+        assert abs(np.mean(means)) < 3 * np.std(means) / math.sqrt(len(means))
+
+    @pytest.mark.parametrize("sharper", [0.3, 3.0], ids=["hotter", "colder"])
+    def test_those_of_another_temperature_fail_without_any_log(self, sharper):
+        hot = sharper < 1
+        judged = [self.sampled(seed, sharper=sharper).judge() for seed in range(20)]
+        if hot:
+            assert {f.status for f in judged} == {"fail"}
+            assert "another policy sampled them" in (judged[0].reason or "")
+        else:  # samples that are too sure surprise less, as those of top-p do: no evidence here
+            assert {f.status for f in judged} == {"cannot-tell"}
+            assert all(f.figures["surprise_relative_excess"] < 0 for f in judged)
+
+    def test_a_failing_log_keeps_its_reason(self):
+        case = self.sampled(0, sharper=0.3)
+        case.rows = [{"step": STEP + 1, "entropy": 1.06 * case.entropy}]
+        found = case.judge()
+        assert found.status == "fail"
+        assert "replayed" in (found.reason or "")
+        assert "another policy" in (found.reason or "")
+
+    @pytest.mark.parametrize("given", [{"step": STEP - 1}, {"ids_exact": False}], ids=str)
+    def test_other_samples_and_guessed_ids_say_nothing(self, given):
+        found = self.sampled(0, sharper=0.3, **given).judge()
+        assert found.status == "cannot-tell"
+        assert "surprise_relative_excess" not in found.figures
+
+    def test_one_prompt_has_no_interval(self):
+        found = self.sampled(0, sharper=0.3, prompts=1).judge()
+        assert found.status == "cannot-tell"
+        assert found.figures["surprise_relative_excess"] > 0.1
+        assert found.figures["surprise_relative_excess_low"] is None
+
+    def test_next_to_no_entropy_is_rounding(self):
+        case = Case()
+        case.rows = []
+        case.tokens["entropy"] = 1e-6
+        case.tokens["surprisal"] = 3e-4
+        assert case.judge().status == "cannot-tell"
+
+
+class TestFiguresOfAnother:
+    def test_a_kl_of_another_reference_is_left_out_and_that_is_said(self):
+        case = Case()
+        case.of_another = {"kl": "it was of the residual base"}
+        found = case.logged(kl=50 * case.kl).judge()
+        assert found.status == "pass"
+        assert "kl_logged" not in found.figures
+        assert "the logged kl is not compared: it was of the residual base" in (found.reason or "")
+
+    def test_where_all_of_it_is_nothing_can_be_told(self):
+        case = Case()
+        case.of_another = {"kl": "why", "entropy": "why"}
+        assert case.judge().status == "cannot-tell"
+
+
 class TestWhatCannotBeTold:
     def test_without_a_log(self):
         case = Case()
@@ -319,5 +410,8 @@ def test_every_cut_is_used():
             ("kl", "warn"),
             ("kl", "fail"),
             ("kl", "floor"),
+            ("surprise", "warn"),
+            ("surprise", "fail"),
+            ("surprise", "floor"),
         )
     }

@@ -47,6 +47,7 @@ class Recipe:
         lora: Changes to the LoRA configuration.
         arguments: Changes to the trainer's arguments.
         records: Whether the recorder is among the reward functions.
+        template: The tokenizer's chat template; prompts are then messages.
         evaluates: The evaluation prompts.
         model: What to train, given the output folder; by default the base and a fresh LoRA.
         finish: What the user calls when training is over.
@@ -56,14 +57,16 @@ class Recipe:
     lora: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
     records: bool = True
+    template: str = ""
     evaluates: Sequence[str] = ()
     model: Callable[[Path], Any] = lambda out: str(BASE)
     finish: Callable[[GRPOTrainer], object] = GRPOTrainer.save_state
 
 
-def odd_digits(completions: list[str], **_: object) -> list[float]:
+def odd_digits(completions: list[Any], **_: object) -> list[float]:
     """The share of odd digits, 0 to 1: different within nearly every group."""
-    return [sum(text.count(digit) for digit in "13579") / (len(text) or 1) for text in completions]
+    texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+    return [sum(text.count(digit) for digit in "13579") / (len(text) or 1) for text in texts]
 
 
 class LastStepUnsaved(TrainerCallback):
@@ -110,6 +113,10 @@ RECIPES = {
     "rslora": Recipe(lora={"use_rslora": True}),
     "bias": Recipe(lora={"bias": "lora_only"}, model=base_with_biases),
     "hot": Recipe(arguments={"temperature": 0.7}, finish=GRPOTrainer.save_model),
+    "chat": Recipe(
+        template="{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}>{% endif %}"
+    ),
     "reused": Recipe(steps=5, arguments={"num_iterations": 2}),
     "accumulated": Recipe(
         steps=5, arguments={"steps_per_generation": 2, "per_device_train_batch_size": BATCH // 2}
@@ -180,6 +187,12 @@ def train(name: str, out: Path) -> None:
         "target_modules": ["q_proj", "v_proj", "down_proj"],
         "task_type": "CAUSAL_LM",
     }
+    tokenizer = AutoTokenizer.from_pretrained(BASE, padding_side="left")
+    training: list[dict[str, Any]] = [{"prompt": prompt} for prompt in TRAINING_PROMPTS]
+    if recipe.template:
+        tokenizer.chat_template = recipe.template
+        said = [prompt.removesuffix(">") for prompt in TRAINING_PROMPTS]
+        training = [{"prompt": [{"role": "user", "content": text}]} for text in said]
     evaluation = [{"prompt": prompt} for prompt in recipe.evaluates]
     trainer = GRPOTrainer(
         model=model,
@@ -189,10 +202,10 @@ def train(name: str, out: Path) -> None:
             | ({"model_init_kwargs": {"dtype": "float32"}} if fresh else {})
         ),
         reward_funcs=[odd_digits, *([recorder()] if recipe.records else [])],
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in TRAINING_PROMPTS]),
+        train_dataset=Dataset.from_list(training),
         eval_dataset=Dataset.from_list(evaluation) if evaluation else None,
         peft_config=LoraConfig(**lora | recipe.lora) if fresh else None,
-        processing_class=AutoTokenizer.from_pretrained(BASE, padding_side="left"),
+        processing_class=tokenizer,
         callbacks=[LastStepUnsaved()],
     )
     trainer.train()

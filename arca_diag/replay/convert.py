@@ -20,8 +20,28 @@ from arca_diag.errors import CheckpointError
 from arca_diag.inputs.adapters import Adapter
 from arca_diag.inputs.reference import rewrites_base
 
-#: Settings of initialisations: PEFT warns of them where another one is asked for.
-_INIT_SETTINGS = ("corda_config", "eva_config", "loftq_config", "lora_ga_config")
+#: What of an adapter's configuration shapes its forward pass; `check_kind` refuses the rest.
+_SHAPES_FORWARD = frozenset(
+    (
+        "alpha_pattern",
+        "ensure_weight_tying",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "layers_pattern",
+        "layers_to_transform",
+        "lora_alpha",
+        "lora_bias",
+        "modules_to_save",
+        "peft_type",
+        "r",
+        "rank_pattern",
+        "target_modules",
+        "target_parameters",
+        "trainable_token_indices",
+        "use_dora",
+        "use_rslora",
+    )
+)
 #: What an initial adapter must share with those that it started.
 _SHAPING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 _PREFIX = "base_model.model."
@@ -33,11 +53,11 @@ Starts = dict[tuple[str, str, int, float], tuple[Tensor, Tensor]]
 def plain_config(adapter: Adapter) -> LoraConfig:
     """The configuration to load an adapter with: PEFT touches neither weights nor biases.
 
-    Every tensor comes from the file, so how they were initialised is of no account. Fields that
-    the installed PEFT does not have are left out.
+    Every tensor comes from the file, so how they were initialised and trained is of no account.
+    Fields that the installed PEFT does not have are left out.
     """
     known = {f for cls in LoraConfig.__mro__ for f in getattr(cls, "__dataclass_fields__", {})}
-    fields = {k: v for k, v in adapter.config.items() if k in known and k not in _INIT_SETTINGS}
+    fields = {k: v for k, v in adapter.config.items() if k in known & _SHAPES_FORWARD}
     return LoraConfig.from_peft_type(
         **fields | {"init_lora_weights": True, "bias": "none", "inference_mode": True}
     )
@@ -45,7 +65,11 @@ def plain_config(adapter: Adapter) -> LoraConfig:
 
 def as_torch(adapter: Adapter) -> dict[str, Tensor]:
     """The adapter's tensors for torch, by the name that they have in the file."""
-    return {key: torch.tensor(values) for key, values in adapter.tensors.items()}
+    return {
+        key: torch.tensor(values)
+        for key, values in adapter.tensors.items()
+        if ".lora_velora_" not in key  # VeLoRA's, for the backward pass alone
+    }
 
 
 def split_biases(

@@ -380,7 +380,7 @@ def test_a_trained_bias_of_the_head_counts_as_adapted(tmp_path: Path) -> None:
     adapted = AdaptedModel(model)
     folder = biased(base, tmp_path / "checkpoint-1", "all")
     adapter = read_adapter(Checkpoint(name=folder.name, step=None, path=folder))
-    adapter.tensors[f"{PREFIX}lm_head.bias"] = torch.ones(19)
+    adapter.tensors[f"{PREFIX}lm_head.bias"] = np.ones(19, np.float32)
     adapted.add(adapter)
     assert adapted.head_is_adapted
     with torch.no_grad(), adapted.using(folder.name):

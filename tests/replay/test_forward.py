@@ -529,6 +529,7 @@ KINDS = {
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed but the targeted layer")
+@pytest.mark.filterwarnings("ignore:.*have invalid shape")  # PEFT takes a bias in B for a shard
 def test_every_kind_of_lora_is_replayed_as_peft_applies_it(
     tmp_path: Path, kind: str, tied: bool
 ) -> None:
@@ -688,12 +689,15 @@ def test_an_adapter_whose_output_is_too_wide_is_refused(tmp_path: Path) -> None:
         load(base, folder)
 
 
-def test_keys_without_pefts_prefix_are_refused_and_not_silently_inert(tmp_path: Path) -> None:
+def test_keys_without_pefts_prefix_are_replayed_and_not_silently_inert(tmp_path: Path) -> None:
     base = small_llama(tmp_path / "base")
-    folder = new_adapter(base, tmp_path / "checkpoint-1", target_modules=["q_proj"])
+    folder = new_adapter(base, tmp_path / "checkpoint-1", target_modules=["down_proj"])
+    rollouts = random_rollouts(19)
+    truth = plain(base, folder, rollouts)
     rewrite(folder, lambda t: {k.removeprefix("base_model.model."): v for k, v in t.items()})
-    with pytest.raises(CheckpointError, match="finds no place"):
-        load(base, folder)
+    for identity, replayed in one(base, folder, rollouts).items():
+        assert_same(replayed, truth[identity])
+        assert replayed.residual.min() > 0
 
 
 def test_a_configuration_that_names_other_layers_is_refused(tmp_path: Path) -> None:

@@ -102,11 +102,13 @@ def _fidelity(report: Report) -> str:
     """Whether the replay gives what the run logged, over the checkpoints."""
     statuses = Counter(f.status for f in report.replay_fidelity)
     told = [
-        f"{status} at {statuses[status]}" for status in ("pass", "warn", "fail") if statuses[status]
+        f"{status} at {count(statuses[status], 'checkpoint')}"
+        for status in ("pass", "warn", "fail")
+        if statuses[status]
     ]
     if statuses["cannot-tell"]:
         why = next(f.reason for f in report.replay_fidelity if f.status == "cannot-tell")
-        told.append(f"cannot tell at {statuses['cannot-tell']} ({why})")
+        told.append(f"cannot tell at {count(statuses['cannot-tell'], 'checkpoint')} ({why})")
     return f"against the run's log: {', '.join(told)}" if told else "nothing to compare"
 
 

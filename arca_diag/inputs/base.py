@@ -6,13 +6,23 @@ A folder of safetensors, a hub id in the local Hugging Face cache, or a GGUF fil
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from arca_diag.errors import ArcaError
+from arca_diag.inputs.files import children
+from arca_diag.inputs.untrusted import check_inside, inside, read_json
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "*.txt")
+_MOST_LAYERS = 10_000
+# A name of a branch or tag, or a commit hash: never a path out of the cache's folder of them.
+_REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,199}")
 #: What to do about a base that is not at hand.
 GIVE_BASE = "give the base with --base FOLDER, --base HUB_ID or --base FILE.gguf"
 
@@ -59,12 +69,22 @@ def find_base(
     run_root: Path,
     *,
     allow_download: bool,
+    revision: object = None,
     trust_remote_code: bool = False,
 ) -> Base:
     """Find the base that `--base` or else the adapter names.
 
     A relative folder is tried against the working directory, the run, and the run's parent; a
     name that is no folder is looked up as a hub id in the local Hugging Face cache.
+
+    Args:
+        asked: What `--base` says.
+        named: What the adapter's configuration says; both may be empty.
+        run_root: The run. No link in it is followed out of it, and no code in it is run.
+        allow_download: Fetch what the cache lacks.
+        revision: What the adapter's configuration says of the base's; of no account for a
+            folder, or where `asked` goes before `named`.
+        trust_remote_code: Code that the base brings may be run.
 
     Raises:
         ArcaError: Nothing named, nothing found, or no usable weights there.
@@ -80,16 +100,17 @@ def find_base(
         for root in roots:
             path = root / name
             if path.is_file() and path.suffix == ".gguf":
-                return Base(name=name, folder=path.parent, gguf_file=path.name, revision=None)
+                base = Base(name=name, folder=path.parent, gguf_file=path.name, revision=None)
+                return _checked(base, run_root)
             if (path / "config.json").is_file():
-                trusted = trust_remote_code and not path.resolve().is_relative_to(run_root)
-                return _checked(
-                    Base(name=name, folder=path, gguf_file=None, revision=None, trusted=trusted)
-                )
+                trusted = trust_remote_code and not inside(path, run_root)
+                base = Base(name=name, folder=path, gguf_file=None, revision=None, trusted=trusted)
+                return _checked(base, run_root)
     except (OSError, ValueError):
         pass  # a name that can be no path, too long or with a NUL in it: no hub id either
-    found = _from_cache(name, allow_download, explicit=asked is not None)
-    return dataclasses.replace(found, trusted=trust_remote_code)
+    wanted = None if asked else _revision(revision)
+    found = _from_cache(name, wanted, allow_download, explicit=bool(asked), code=trust_remote_code)
+    return dataclasses.replace(_checked(found, run_root), trusted=trust_remote_code)
 
 
 def sixteen_bit_name(name: str) -> str:
@@ -100,63 +121,126 @@ def sixteen_bit_name(name: str) -> str:
     return ""
 
 
-def _from_cache(name: str, allow_download: bool, explicit: bool) -> Base:
+def _revision(found: object) -> str | None:
+    if found is None or found == "":
+        return None
+    if not isinstance(found, str) or not _REVISION.fullmatch(found):
+        raise ArcaError(
+            f"adapter_config.json: revision is {found!r:.200}, which is no branch, tag or commit",
+            hint=GIVE_BASE,
+        )
+    return found
+
+
+def _from_cache(
+    name: str, revision: str | None, allow_download: bool, *, explicit: bool, code: bool
+) -> Base:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     who = "--base" if explicit else "adapter_config.json"
+    shown = f"{name!r:.200}" + (f" at revision {revision!r}" if revision else "")
     try:
         found = snapshot_download(
-            name, allow_patterns=list(_WANTED), local_files_only=not allow_download
+            name,
+            revision=revision,
+            allow_patterns=[*_WANTED, *(["*.py"] if code else [])],
+            local_files_only=not allow_download,
         )
     except LocalEntryNotFoundError:  # first: in older versions it is a ValueError too
         if original := sixteen_bit_name(name):
-            base = _from_cache(original, allow_download, explicit)
+            # The revision was the quantised model's.
+            base = _from_cache(original, None, allow_download, explicit=explicit, code=code)
             return dataclasses.replace(base, stands_for=name)
         raise ArcaError(
-            f"base model {name!r} (named by {who}) is not a folder with a model in it "
+            f"base model {shown} (named by {who}) is not a folder with a model in it "
             "and not in the local Hugging Face cache",
             hint=f"{GIVE_BASE}, or allow fetching it with --allow-download",
         ) from None
     except ValueError:  # HFValidationError is one
         raise ArcaError(
-            f"base model {name!r:.200} (named by {who}) is not a folder with a model in it, "
-            "nor a hub id",
+            f"base model {shown} (named by {who}) is not a folder with a model in it, nor a hub id",
             hint=GIVE_BASE,
         ) from None
     except (HfHubHTTPError, OSError) as error:
         raise ArcaError(
-            f"base model {name!r} (named by {who}) could not be fetched: {type(error).__name__}",
+            f"base model {shown} (named by {who}) could not be fetched: {type(error).__name__}",
             hint=GIVE_BASE,
         ) from None
     folder = Path(found)
-    return _checked(Base(name=name, folder=folder, gguf_file=None, revision=folder.name))
+    return Base(name=name, folder=folder, gguf_file=None, revision=folder.name)
 
 
-def _checked(base: Base) -> Base:
-    if not any(base.folder.glob("*.safetensors")):
+def _checked(base: Base, run_root: Path) -> Base:
+    """Check what can be checked before a library opens it, which may believe all that it reads."""
+    said = f"base model {base.name!r:.200}"
+    if Path(os.path.abspath(base.folder)).is_relative_to(run_root):
+        for path in children(base.folder):
+            check_inside(path, run_root)
+    if (base.folder / "adapter_config.json").exists():
         raise ArcaError(
-            f"base model {base.name!r} has no safetensors weights",
+            f"{said} has an adapter in its folder, which transformers would load along with it",
+            hint="put the model into a folder of its own, without adapter_config.json, and "
+            "give it with --base",
+        )
+    if base.gguf_file:
+        return base
+    weights = [path for path in base.files() if path.suffix == ".safetensors"]
+    if not weights:
+        raise ArcaError(
+            f"{said} has no safetensors weights",
             hint="pickled weights (.bin) are never opened: save the model again with "
             "`save_pretrained(path)`",
         )
+    for path in weights:
+        _check_header(said, path)
     try:
-        written = json.loads((base.folder / "config.json").read_bytes())
-        if not isinstance(written, dict):
-            raise ValueError("not an object")
-    except (ValueError, RecursionError) as error:
-        raise ArcaError(
-            f"base model {base.name!r}: config.json is not valid: {error}", hint=GIVE_BASE
-        ) from None
+        written = read_json(base.folder / "config.json")
+    except ArcaError as error:
+        raise ArcaError(f"{said}: config.json is not valid: {error}", hint=GIVE_BASE) from None
+    if not isinstance(written, dict):
+        raise ArcaError(f"{said}: config.json is not valid: not an object", hint=GIVE_BASE)
+    for key, value in _numbers(written):
+        if value > _MOST_LAYERS and re.search("layers?$|blocks?$|depth|experts", key):
+            raise ArcaError(
+                f"{said}: config.json says {key} {value!r:.30}, and no model has so many",
+                hint=GIVE_BASE,
+            )
     # transformers 5 moved rope_theta into rope_parameters, which 4.x does not know: it would
     # load the model with a default theta and be wrong without a word.
     if "rope_parameters" in written and "rope_theta" not in written and _transformers_major() < 5:
         raise ArcaError(
-            f"base model {base.name!r} was saved by transformers 5 and would be read wrongly by "
+            f"{said} was saved by transformers 5 and would be read wrongly by "
             f"the installed transformers {importlib.metadata.version('transformers')}",
             hint="upgrade transformers, or add rope_theta to the model's config.json",
         )
     return base
+
+
+def _check_header(said: str, path: Path) -> None:
+    """Let the safetensors library hold a header to its limits, and the file to its header."""
+    try:
+        if not path.is_file():
+            raise ValueError("not a regular file")  # a named pipe would never open
+        with safe_open(path, "numpy"):
+            pass
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ArcaError(
+            f"{said} cannot be loaded: {path.name}: {error}",
+            hint="the file is truncated or damaged: copy or fetch it again",
+        ) from None
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in a configuration, under the nearest key."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _numbers(item, name)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item, key)
+    elif isinstance(value, int | float):
+        yield key, value
 
 
 def _transformers_major() -> int:

@@ -54,11 +54,12 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         adapters[0].base_name,
         run.root,
         allow_download=config.allow_download,
+        revision=adapters[0].config.get("revision"),
         trust_remote_code=config.trust_remote_code,
     )
     other = reference.model
     reference_base = find_base(str(other), "", run.root, allow_download=False) if other else None
-    tokenizer = load_tokenizer([*(c.path for c in reversed(wanted)), run.root], base)
+    tokenizer = load_tokenizer([*(c.path for c in reversed(wanted)), run.root], base, run.root)
     prompts = read_prompts(config.prompts) if config.prompts else ()
     if config.prompts:
         census = sampled_here(config.prompts, ())

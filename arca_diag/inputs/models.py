@@ -1,6 +1,7 @@
 """The base model and the tokenizer, loaded: never their code, unless the user asked for it."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,16 @@ from huggingface_hub import constants as hub_constants
 
 from arca_diag.errors import ArcaError
 from arca_diag.inputs.base import GIVE_BASE, Base
+from arca_diag.inputs.rehearsal import check_tokenizer
+from arca_diag.inputs.untrusted import check_inside, inside, read_bytes, read_json
+
+#: What tokenizers are made of. Whatever else lies in the folder is not shown to transformers.
+_TOKENIZER = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "config.json", "vocab.json", "vocab.txt",
+    "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model", "tekken.json",
+)  # fmt: skip
+_LARGEST = 256 * 2**20  # bytes of one of these files
 
 
 def load_config(base: Base) -> Any:
@@ -63,34 +74,77 @@ def _loading(base: Base, loader: Any, arguments: dict[str, Any]) -> Any:
         ) from error
 
 
-def load_tokenizer(folders: list[Path], base: Base) -> Any | None:
+def load_tokenizer(folders: list[Path], base: Base, root: Path) -> Any | None:
     """The run's tokenizer: the first folder that holds one, else the base's, else None.
 
     Args:
         folders: Where to look first; training may have changed the tokenizer or its template.
+            Code in them is never run, whoever is trusted.
         base: The fall-back.
+        root: The run, out of which no link may lead.
+
+    Raises:
+        ArcaError: It is damaged, or a link out of the run.
     """
     for folder in [*folders, base.folder]:
         if not ((folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file()):
             continue
-        # A tokenizer saved by another major version names a class that this one lacks; the plain
-        # class reads it all the same.
-        for loader in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
-            try:
-                return loader.from_pretrained(
-                    str(folder), local_files_only=True, trust_remote_code=base.trusted
-                )
-            except Exception as error:  # damaged files make transformers raise anything at all
-                fault = error
-        raise ArcaError(
-            f"{folder.name}: the tokenizer cannot be loaded: {type(fault).__name__}: {fault}",
-            hint="copy or save it again",
-        ) from fault
+        if folder == base.folder and base.trusted:
+            return _tokenizer(folder, folder.name, trusted=True)
+        with tempfile.TemporaryDirectory() as copy:
+            _copy_tokenizer(folder, Path(copy), root)
+            return _tokenizer(Path(copy), folder.name, trusted=False)
     if base.gguf_file:
-        return transformers.AutoTokenizer.from_pretrained(
-            str(base.folder), gguf_file=base.gguf_file, local_files_only=True
-        )
+        return _tokenizer(base.folder, base.gguf_file, trusted=False, gguf_file=base.gguf_file)
     return None
+
+
+def _copy_tokenizer(folder: Path, copy: Path, root: Path) -> None:
+    """Put a tokenizer's files, and nothing that would lead to others, into an empty folder."""
+    for name in _TOKENIZER:
+        path = folder / name
+        if not path.is_file():
+            continue
+        if inside(folder, root):
+            check_inside(path, root)
+        content = read_bytes(path, limit=_LARGEST)
+        if name.endswith(".json"):
+            value = read_json(path, limit=_LARGEST)  # no deeper than the libraries bear
+            if not isinstance(value, dict):
+                raise ArcaError(f"{folder.name}/{name} does not hold an object")
+            if name == "tokenizer.json":
+                check_tokenizer(content.decode("utf-8"), f"{folder.name}/{name}")
+            elif name.endswith("config.json"):
+                content = json.dumps(_harmless(name, value)).encode()
+        (copy / name).write_bytes(content)
+
+
+def _harmless(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without code to run and without files elsewhere, which libraries open.
+
+    Of the model's own, what says which class of tokenizer it has: the rest, such as a number of
+    layers, makes transformers build lists of any length.
+    """
+    if name == "config.json":
+        return {k: config[k] for k in ("model_type", "tokenizer_class") if k in config}
+    elsewhere = ("_file", "_files")
+    return {k: v for k, v in config.items() if k != "auto_map" and not k.endswith(elsewhere)}
+
+
+def _tokenizer(folder: Path, shown: str, *, trusted: bool, **arguments: Any) -> Any:
+    # A tokenizer saved by another major version names a class that this one lacks; the plain
+    # class reads it all the same.
+    for loader in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
+        try:
+            return loader.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=trusted, **arguments
+            )
+        except Exception as error:  # damaged files make transformers raise anything at all
+            fault = error
+    raise ArcaError(
+        f"{shown}: the tokenizer cannot be loaded: {type(fault).__name__}: {fault}"[:1000],
+        hint="copy or save it again",
+    ) from fault
 
 
 def end_tokens(tokenizer: Any | None, base: Base) -> frozenset[int]:
@@ -101,8 +155,8 @@ def end_tokens(tokenizer: Any | None, base: Base) -> frozenset[int]:
     path = base.folder / "generation_config.json"
     if path.is_file():
         try:
-            listed = json.loads(path.read_bytes()).get("eos_token_id")
-        except (ValueError, AttributeError, RecursionError):
+            listed = read_json(path).get("eos_token_id")
+        except (ArcaError, AttributeError):
             listed = None
         listed = listed if isinstance(listed, list) else [listed]
         ids.update(i for i in listed if isinstance(i, int) and not isinstance(i, bool))

@@ -5,21 +5,17 @@ Jinja's sandbox, under limits of time, memory and output, and what it does wrong
 """
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from arca_diag.inputs.child import run_child
 
 _CHILD = Path(__file__).with_name("template_child.py")
 _MEMORY = 2**30  # bytes that the process may map
 _TOTAL = 32  # all chats of a call together may have this many times what one may
 _ESCAPED = 12  # bytes of a character at worst, as JSON writes it
-# What a Python may need to start, and the zone that a template's clock goes by.
-_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TZ")
 
 
 @dataclass(frozen=True)
@@ -87,20 +83,11 @@ def render_chats(
         "total": _TOTAL * characters,
         "output": _ESCAPED * _TOTAL * characters + 1000 * len(chats),
     }
-    with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as output:
-        try:
-            request.write(_line(head))
-        except ValueError as fault:
-            return _all_fail(chats, f"its variables cannot be handed to a template: {fault}")
-        for chat in chats:
-            try:
-                request.write(_line(chat))
-            except ValueError:
-                request.write(b"null\n")
-        request.seek(0)
-        ended = _run(request, output, allowed)
-        output.seek(0)
-        answers = list(_answers(output))
+    try:
+        first = _line(head)
+    except ValueError as fault:
+        return _all_fail(chats, f"its variables cannot be handed to a template: {fault}")
+    answers, ended = run_child(_CHILD, [first, *map(_line_or_null, chats)], allowed)
     if answers and "every" in answers[0]:
         return _all_fail(chats, str(answers[0]["every"]))
     texts = [_outcome(answer) for answer in answers[: len(chats)]]
@@ -116,6 +103,13 @@ def _line(value: Any) -> bytes:
         raise ValueError(str(fault)) from None
 
 
+def _line_or_null(chat: Any) -> bytes:
+    try:
+        return _line(chat)
+    except ValueError:
+        return b"null\n"
+
+
 def _plain(value: Any) -> Any:
     """What a template can read of an object; of an image it asks only whether it is there."""
     if isinstance(value, Mapping):
@@ -123,33 +117,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return list(value)
     return f"<{type(value).__name__}>"
-
-
-def _run(request: IO[bytes], output: IO[bytes], seconds: float) -> str:
-    """Run the child to its end, and say why chats without an answer have none."""
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    command = [sys.executable, "-P", str(_CHILD)]
-    with tempfile.TemporaryFile() as errors:
-        try:
-            done = subprocess.run(
-                command, stdin=request, stdout=output, stderr=errors, env=environment,
-                timeout=seconds, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"the template was not done within {seconds:g} s"
-        errors.seek(0)
-        said = errors.read(2**16).decode("utf-8", "replace").strip().rpartition("\n")[2]
-    return f"the process of the template ended early, with status {done.returncode}: {said[:300]}"
-
-
-def _answers(output: IO[bytes]) -> Iterator[dict[str, Any]]:
-    for line in output:
-        try:
-            answer = json.loads(line)
-        except (ValueError, RecursionError):  # the process was ended while it wrote
-            return
-        if isinstance(answer, dict):
-            yield answer
 
 
 def _outcome(answer: dict[str, Any]) -> str | TemplateFault:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants as hub
+from safetensors.torch import save_file
 
 from arca_diag.errors import ArcaError
 from arca_diag.inputs import base as base_module
@@ -34,7 +35,7 @@ def folder_base(folder: Path, **config: Any) -> Path:
     """A folder that looks like a model as far as finding goes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(folder.as_posix().encode())
+    save_file({"w": torch.zeros(1)}, folder / "model.safetensors")
     return folder
 
 
@@ -212,20 +213,20 @@ class TestTheTokenizer:
     def test_the_first_folder_that_holds_one_gives_it(self, tmp_path):
         shutil.copytree(SAMPLE / "base", tmp_path / "run")
         edit_json(tmp_path / "run" / "tokenizer_config.json", eos_token="<unk>")
-        tokenizer = load_tokenizer([tmp_path, tmp_path / "run", SAMPLE], sample_base())
+        tokenizer = load_tokenizer([tmp_path, tmp_path / "run", SAMPLE], sample_base(), tmp_path)
         assert tokenizer.eos_token == "<unk>"
 
     def test_else_the_bases(self, tmp_path):
-        assert load_tokenizer([tmp_path], sample_base()).eos_token_id == EOS
+        assert load_tokenizer([tmp_path], sample_base(), tmp_path).eos_token_id == EOS
 
     def test_none_anywhere_is_none(self, tmp_path):
-        assert load_tokenizer([tmp_path], sample_base(folder=tmp_path)) is None
+        assert load_tokenizer([tmp_path], sample_base(folder=tmp_path), tmp_path) is None
 
     @pytest.mark.parametrize("cls", ["TokenizersBackend", "NoSuchTokenizerFast", "LlamaTokenizer"])
     def test_the_class_that_another_version_named_does_not_matter(self, tmp_path, cls):
         shutil.copytree(SAMPLE / "base", tmp_path / "run")
         edit_json(tmp_path / "run" / "tokenizer_config.json", tokenizer_class=cls)
-        tokenizer = load_tokenizer([tmp_path / "run"], sample_base())
+        tokenizer = load_tokenizer([tmp_path / "run"], sample_base(), tmp_path)
         assert tokenizer("9+1", add_special_tokens=False)["input_ids"] == [13, 14, 5]
 
     @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ class TestTheTokenizer:
     def test_a_damaged_one_is_no_bug(self, tmp_path, text):
         (tmp_path / "tokenizer.json").write_bytes(text)
         with pytest.raises(ArcaError, match=r"tokenizer"):
-            load_tokenizer([tmp_path], sample_base())
+            load_tokenizer([tmp_path], sample_base(), tmp_path)
 
 
 class TestEndTokens:
@@ -242,8 +243,8 @@ class TestEndTokens:
         (folder / "generation_config.json").write_text(text)
         return sample_base(folder=folder)
 
-    def test_the_samples(self):
-        assert end_tokens(load_tokenizer([SAMPLE], sample_base()), sample_base()) == {EOS}
+    def test_the_samples(self, tmp_path):
+        assert end_tokens(load_tokenizer([SAMPLE], sample_base(), tmp_path), sample_base()) == {EOS}
 
     @pytest.mark.parametrize(
         ("listed", "ids"),
@@ -254,7 +255,7 @@ class TestEndTokens:
 
     def test_both_sources_count(self, tmp_path):
         base = self.base(tmp_path, '{"eos_token_id": [7]}')
-        assert end_tokens(load_tokenizer([SAMPLE], sample_base()), base) == {EOS, 7}
+        assert end_tokens(load_tokenizer([SAMPLE], sample_base(), tmp_path), base) == {EOS, 7}
 
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", "5", "{}", '{"eos_token_id": "a"}', '{"eos_token_id": [{}]}']

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from arca_diag.inputs import template_child, templates
+from arca_diag.inputs import child, template_child, templates
 from arca_diag.inputs.templates import (
     Rendered,
     TemplateFault,
@@ -319,7 +319,7 @@ class TestHostileTemplates:
         monkeypatch.setenv("TZ", "UTC")
         names = set(rendered("x").texts[0].split())
         assert "TZ" in names
-        assert names <= {*templates._ENVIRONMENT, "LC_CTYPE"}
+        assert names <= {*child._ENVIRONMENT, "LC_CTYPE"}
 
     @pytest.mark.parametrize(
         "escaped",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arca_diag.errors import RolloutError, collected
+from arca_diag.inputs.rehearsal import check_tokenizer
 from arca_diag.inputs.rollouts.record import Chat, Rollout, Sample
 from arca_diag.inputs.runs import Run
 from arca_diag.inputs.templates import TemplateFault, render_chats
@@ -39,6 +40,7 @@ def to_rollouts(
     """
     chosen = list(samples)
     prompts = prompt_ids(chosen, tokenizer, run)
+    _try_out(tokenizer, [s.completion for s in chosen if isinstance(s.completion, str)])
     limit = run.training_args.get("max_completion_length")
     only_whole = run.training_args.get("mask_truncated_completions") is True
     rollouts = []
@@ -91,6 +93,8 @@ def prompt_ids(
         distinct.setdefault(_key(sample), sample)
     chats = {k: s for k, s in distinct.items() if not isinstance(s.prompt, tuple | str)}
     texts = dict(zip(chats, _rendered(list(chats.values()), tokenizer, run), strict=True))
+    plain = [s.prompt for s in distinct.values() if isinstance(s.prompt, str)]
+    _try_out(tokenizer, [*plain, *texts.values()])
     ids = {key: _prompt_ids(s, texts.get(key), tokenizer) for key, s in distinct.items()}
     return {sample.id: ids[_key(sample)] for sample in samples}
 
@@ -194,6 +198,15 @@ def _prompt_ids(sample: Sample, text: str | None, tokenizer: Any | None) -> tupl
     return tuple(ids)
 
 
+def _try_out(
+    tokenizer: Any | None, texts: Sequence[str] = (), ids: Sequence[Sequence[int]] = ()
+) -> None:
+    """Make sure that the tokenizer, which a run may have left, comes to an end with these."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and (texts or ids):
+        check_tokenizer(backend.to_str(), "tokenizer.json", texts, ids)
+
+
 def _finish_reason(
     ids: tuple[int, ...], exact: bool, end_tokens: frozenset[int], limit: object
 ) -> str | None:
@@ -213,6 +226,7 @@ def _check_tokenizer(rollouts: Sequence[Rollout], tokenizer: Any | None) -> None
     ][:16]
     if tokenizer is None or not exact:
         return
+    _try_out(tokenizer, ids=[r.completion_ids for r in exact])
     # Blanks aside: some tokenizers tidy them up, and whether they do is a matter of version.
     wrong = [
         r

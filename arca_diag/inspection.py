@@ -111,8 +111,9 @@ def _open(
 
 def _base(config: ScanConfig, adapters: tuple[Adapter, ...], run: Run) -> Base | ArcaError:
     named = adapters[-1].base_name if adapters else ""
+    revision = adapters[-1].config.get("revision") if adapters else None
     try:
-        return find_base(config.base, named, run.root, allow_download=False)
+        return find_base(config.base, named, run.root, allow_download=False, revision=revision)
     except ArcaError as error:
         if config.base is not None:
             raise

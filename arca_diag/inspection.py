@@ -58,7 +58,9 @@ def inspect_run(
     run = find_run(config.run)
     adapters, unreadable = _open(run, config)
     base = _base(config, adapters, run)
-    reference = choose_reference(config.reference, run, adapters) if adapters else None
+    reference = (
+        choose_reference(config.reference, run, adapters, read=open_adapter) if adapters else None
+    )
     progress.stage("reading the completions")
     census = _census(config, run)
     progress.stage("checking the adapters")
@@ -130,9 +132,7 @@ def _census(config: ScanConfig, run: Run) -> Census | RolloutError:
         return error
 
 
-def _about_rollouts(
-    config: ScanConfig, run: Run, census: Census | RolloutError
-) -> list[Finding]:
+def _about_rollouts(config: ScanConfig, run: Run, census: Census | RolloutError) -> list[Finding]:
     if isinstance(census, RolloutError):
         absent = config.rollouts is None and find_source(None, run) is None
         return findings.missing_findings(census, absent=absent)

@@ -22,7 +22,7 @@ _SWIFT = (
     "temperature", "beta", "num_generations", "num_iterations", "steps_per_generation",
     "max_completion_length", "loss_type", "scale_rewards", "top_p", "top_k", "min_p", "epsilon",
     "epsilon_high", "learning_rate", "logging_steps", "save_steps", "max_steps", "seed",
-    "per_device_train_batch_size", "gradient_accumulation_steps",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "ref_adapters",
 )  # fmt: skip
 
 #: TRL's name -> where NeMo-RL's config.yaml says the same.
@@ -37,6 +37,9 @@ _NEMO: Mapping[str, tuple[str, ...]] = {
     "beta": ("loss_fn.reference_policy_kl_penalty",),
     "learning_rate": ("policy.optimizer.kwargs.lr",),
 }
+
+#: What LLaMA-Factory's own training_args.yaml says of the models that training started from.
+_LLAMA_FACTORY = ("adapter_name_or_path", "create_new_adapter", "ref_model", "ref_model_adapters")
 
 #: TRL's name -> where prime-rl's orchestrator.toml says the same, newest spelling first.
 _PRIME: Mapping[str, tuple[str, ...]] = {
@@ -88,6 +91,15 @@ class State:
 
 def read_arguments(root: Path, folders: list[Path]) -> Arguments:
     """The trainer's arguments: those of the first folder that has any that can be read."""
+    found = _first_arguments(root, folders)
+    path = root / "training_args.yaml"
+    node = _compose(path, root)
+    said = {key: _yaml_value(node, key) for key in _LLAMA_FACTORY}
+    more = _arguments({k: v for k, v in said.items() if isinstance(v, str | bool)}, path, root)
+    return Arguments(values=found.values | more.values, source=found.source or more.source)
+
+
+def _first_arguments(root: Path, folders: list[Path]) -> Arguments:
     for folder in folders:
         # Not unpickled: see `read_training_args`.
         binary = folder / "training_args.bin"
@@ -99,7 +111,7 @@ def read_arguments(root: Path, folders: list[Path]) -> Arguments:
         if values := _plain({k: known[k] for k in _SWIFT if known.get(k) is not None}):
             return _arguments(values, swift, root)
     path = next((p for d in folders if (p := d / "config.yaml").is_file()), None)
-    if path and (values := _read_yaml(path, root)):
+    if path and (values := _translated(_compose(path, root), _NEMO, _yaml_value)):
         return _arguments(values, path, root)
     path = root / "configs" / "orchestrator.toml"
     return _arguments(_read_toml(path, root), path, root)
@@ -234,23 +246,25 @@ def _read_toml(path: Path, root: Path) -> dict[str, Any]:
     return _translated(found, _PRIME, lambda v, key: v.get(key) if isinstance(v, dict) else None)
 
 
-def _read_yaml(path: Path, root: Path) -> dict[str, Any]:
-    """What NeMo-RL's config.yaml says.
+def _compose(path: Path, root: Path) -> Any:
+    """The top node of a YAML file; None if there is none, or none that can be read.
 
     Only composed, never constructed: merge keys and aliases let a short file stand for an
     object of any size.
     """
-    import yaml  # type: ignore[import-untyped]  # only NeMo-RL's runs need it
+    content = read_text(path, root, _CONFIG_LIMIT)
+    if not content:
+        return None
+    import yaml  # type: ignore[import-untyped]  # only few runs need it
 
     try:
-        node = yaml.compose(read_text(path, root, _CONFIG_LIMIT) or b"", Loader=yaml.SafeLoader)
+        return yaml.compose(content, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return _translated(node, _NEMO, _yaml_value)
+        return None
 
 
 def _yaml_value(node: Any, key: str) -> Any:
-    """The node at a key of a YAML mapping; a plain scalar as what it stands for."""
+    """The node at a key of a YAML mapping; a scalar as what it stands for, else as text."""
     pairs = node.value if getattr(node, "id", "") == "mapping" else []
     value: Any = next((v for k, v in pairs if k.value == key), None)
     if getattr(value, "id", "") != "scalar":
@@ -258,4 +272,4 @@ def _yaml_value(node: Any, key: str) -> Any:
     try:
         return json.loads(value.value)
     except (ValueError, RecursionError):
-        return None
+        return value.value

@@ -2,16 +2,19 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.inputs.adapters import Adapter, read_adapter
+from arca_diag.inputs.arguments import number_of
+from arca_diag.inputs.kinds import saved_start
 from arca_diag.inputs.runs import Checkpoint, Run
 
 Kind = Literal["adapter-off", "base", "ref-adapter", "init-adapter", "path"]
+Read = Callable[[Checkpoint], Adapter]
 
 _REF_SINCE = (0, 27)  # TRL clones a pre-trained adapter to "ref" from this version on
 _CHOOSE = "choose another with --reference"
@@ -47,7 +50,7 @@ class Reference:
 
 def rewrites_base(adapter: Adapter) -> bool:
     """Whether PEFT changes the base's weights when it makes or loads this adapter."""
-    return _init(adapter).lower().startswith(("pissa", "olora"))
+    return adapter.init.startswith(("pissa", "olora"))
 
 
 def trains_biases(adapter: Adapter) -> bool:
@@ -55,7 +58,9 @@ def trains_biases(adapter: Adapter) -> bool:
     return adapter.config.get("bias", "none") not in ("none", None)
 
 
-def choose_reference(asked: str, run: Run, adapters: tuple[Adapter, ...]) -> Reference:
+def choose_reference(
+    asked: str, run: Run, adapters: tuple[Adapter, ...], *, read: Read = read_adapter
+) -> Reference:
     """Find the reference policy that was asked for, or the one that training had.
 
     Args:
@@ -63,47 +68,48 @@ def choose_reference(asked: str, run: Run, adapters: tuple[Adapter, ...]) -> Ref
             another base model.
         run: The run; its trainer and what it recorded decide where nothing was asked.
         adapters: Of the checkpoints that are to be measured.
+        read: Reads the adapters that stand for the reference, or only opens them.
 
     Raises:
         ArcaError: What was asked for is not there, or an adapter in it cannot be read.
     """
-    initial = {
-        a.checkpoint.name: found
-        for a in adapters
-        if rewrites_base(a) and (found := _initial_adapter(a.checkpoint))
-    }
-    chosen = _choose(asked, run, adapters)
-    return Reference(
-        kind=chosen.kind,
-        reason=chosen.reason,
-        uncertain=chosen.uncertain,
-        adapters=chosen.adapters,
-        initial=initial,
-        path=chosen.path,
-    )
+    chosen = _choose(asked, run, adapters, read)
+    initial: dict[str, Adapter] = {}
+    for adapter in adapters:
+        start = saved_start(adapter.checkpoint.path) if adapter.init.startswith("pissa") else None
+        if start is None:
+            continue
+        try:
+            initial[adapter.checkpoint.name] = read(
+                Checkpoint(name="pissa_init", step=None, path=start)
+            )
+        except CheckpointError as error:
+            uncertain = f"what training started from was saved and cannot be read: {error}"
+            chosen = replace(chosen, uncertain=chosen.uncertain or uncertain)
+    return replace(chosen, initial=initial)
 
 
-def _choose(asked: str, run: Run, adapters: tuple[Adapter, ...]) -> Reference:
+def _choose(asked: str, run: Run, adapters: tuple[Adapter, ...], read: Read) -> Reference:
     if asked == "auto":
-        return _automatic(run, adapters)
+        return _automatic(run, adapters, read)
     if asked == "base":
         return Reference(kind="base", reason="asked for: the base without any adapter")
     if asked == "adapter-off":
         return _adapter_off(adapters)
     if asked == "ref-adapter":
-        return _ref_adapter(run, adapters, insist=True)
+        return _ref_adapter(run, adapters, read, insist=True)
     if asked == "init-adapter":
-        return _init_adapter(run, adapters)
-    return _path(asked, adapters)
+        return _init_adapter(run, adapters, read)
+    return _path(asked, adapters, read)
 
 
-def _automatic(run: Run, adapters: tuple[Adapter, ...]) -> Reference:
+def _automatic(run: Run, adapters: tuple[Adapter, ...], read: Read) -> Reference:
     if any(ref_folder(a) for a in adapters):
-        return _ref_adapter(run, adapters, insist=False)
+        return _ref_adapter(run, adapters, read, insist=False)
     kind: Kind = "base"
     if odd := next((a for a in adapters if rewrites_base(a)), None):
         reason = (
-            f"init_lora_weights={_init(odd)!r} takes part of the base into the adapter: the "
+            f"init_lora_weights={odd.init!r} takes part of the base into the adapter: the "
             "reference is a base loaded without PEFT, not the base with the adapter off"
         )
     elif odd := next((a for a in adapters if trains_biases(a)), None):
@@ -117,39 +123,48 @@ def _automatic(run: Run, adapters: tuple[Adapter, ...]) -> Reference:
 
 
 def _plain_reason(run: Run) -> str:
-    beta, version = run.training_args.get("beta"), getattr(run, "framework_version", None)
-    if run.framework == "verl":
-        return "verl takes the base with the adapter off, also where a run continued an adapter"
-    if _is_number(beta) and beta == 0:
+    who, version = run.framework, run.framework_version
+    off = "takes the base with the adapter off, also where a run continued an adapter"
+    if who in ("verl", "ms-swift"):
+        return f"{who} {off}"
+    if number_of(run, "beta") == 0:
         return (
             "plain LoRA starts from the base itself; training used no reference (beta = 0), and "
             "the base is what the policy is measured from"
         )
-    if run.framework == "trl" and (parsed := release(version)) and parsed < _REF_SINCE:
-        return (
-            f"TRL {version} takes the base with the adapter off, also where a run continued an "
-            "adapter"
-        )
+    if who == "trl" and (parsed := release(version)) and parsed < _REF_SINCE:
+        return f"TRL {version} {off}"
     return "plain LoRA starts from the base itself"
 
 
 def _doubt(run: Run, adapters: tuple[Adapter, ...]) -> str | None:
     """Why the run may have started from, or been held to, something that is not on disk."""
+    arguments = run.training_args
     if any(a.config.get("init_lora_weights") is False for a in adapters):
         return (
             "init_lora_weights=False starts from a random adapter: the initial policy is not the "
             "base, and was not saved"
         )
-    if run.framework == "verl":
-        return None
-    if _names(run.training_args.get("ref_adapters")):
-        return "training had a reference adapter of its own (ref_adapters), which is not saved"
-    if _names(run.training_args.get("adapters")):
-        return "training continued from another adapter (adapters), which is not saved"
-    if len(_names(run.training_args.get("adapter_name_or_path"))) > 1:
+    earlier = _names(arguments.get("adapter_name_or_path"))
+    if arguments.get("create_new_adapter") is not True:
+        earlier = earlier[:-1]  # LLaMA-Factory goes on with the last one
+    if earlier:
         return (
-            "training merged earlier adapters into the base (adapter_name_or_path names several): "
-            "the base on disk is not the one it was trained on"
+            "training merged earlier adapters into the base (adapter_name_or_path): the base on "
+            "disk is not the one it was trained on"
+        )
+    if number_of(run, "beta") == 0:
+        return None
+    for key in ("ref_adapters", "ref_model_adapters", "ref_model"):
+        if named := _names(arguments.get(key)):
+            return (
+                f"training had a reference of its own ({key}: {Path(named[0]).name!r:.100}), "
+                "which is not saved with the run"
+            )
+    if run.framework == "openrlhf":
+        return (
+            "OpenRLHF holds the policy to a model of its own, by default the base, and does not "
+            "write down which"
         )
     return None
 
@@ -166,7 +181,7 @@ def _adapter_off(adapters: tuple[Adapter, ...]) -> Reference:
     return Reference(kind="adapter-off", reason="asked for: the base with every adapter off")
 
 
-def _ref_adapter(run: Run, adapters: tuple[Adapter, ...], *, insist: bool) -> Reference:
+def _ref_adapter(run: Run, adapters: tuple[Adapter, ...], read: Read, *, insist: bool) -> Reference:
     """The `ref/` that TRL keeps in each checkpoint: one copy of one adapter, if all is well."""
     found: dict[str, Adapter] = {}
     faults: dict[str, CheckpointError] = {}
@@ -174,7 +189,7 @@ def _ref_adapter(run: Run, adapters: tuple[Adapter, ...], *, insist: bool) -> Re
         if folder := ref_folder(adapter):
             name = adapter.checkpoint.name
             try:
-                found[name] = read_adapter(Checkpoint(name=f"{name}/ref", step=None, path=folder))
+                found[name] = read(Checkpoint(name=f"{name}/ref", step=None, path=folder))
             except CheckpointError as error:
                 faults[name] = error
     if not found:
@@ -214,17 +229,17 @@ def _ref_adapter(run: Run, adapters: tuple[Adapter, ...], *, insist: bool) -> Re
     return Reference(kind="ref-adapter", reason=reason, uncertain=uncertain, adapters=found)
 
 
-def _init_adapter(run: Run, adapters: tuple[Adapter, ...]) -> Reference:
+def _init_adapter(run: Run, adapters: tuple[Adapter, ...], read: Read) -> Reference:
     """The adapter that training started with: checkpoint-0, or what PiSSA left beside the run."""
     start = next((c for c in run.checkpoints if c.step == 0), None)
     if start is not None:
-        first = read_adapter(start)
+        first = read(start)
         return Reference(
             kind="init-adapter",
             reason=f"asked for: {start.name} holds the adapter that training started with",
             adapters={a.checkpoint.name: first for a in adapters},
         )
-    if any(_initial_folder(a.checkpoint) for a in adapters):
+    if any(saved_start(a.checkpoint.path) for a in adapters):
         return Reference(
             kind="init-adapter",
             reason="asked for: what pissa_init/ holds was taken from the base, so that the policy "
@@ -236,11 +251,11 @@ def _init_adapter(run: Run, adapters: tuple[Adapter, ...]) -> Reference:
     )
 
 
-def _path(asked: str, adapters: tuple[Adapter, ...]) -> Reference:
+def _path(asked: str, adapters: tuple[Adapter, ...], read: Read) -> Reference:
     folder = Path(asked)
     try:
         if (folder / "adapter_config.json").is_file():
-            return _path_adapter(folder.resolve(), adapters)
+            return _path_adapter(folder.resolve(), adapters, read)
         if (folder / "config.json").is_file():
             return Reference(
                 kind="path",
@@ -257,8 +272,8 @@ def _path(asked: str, adapters: tuple[Adapter, ...]) -> Reference:
     )
 
 
-def _path_adapter(folder: Path, adapters: tuple[Adapter, ...]) -> Reference:
-    adapter = read_adapter(Checkpoint(name=folder.name, step=None, path=folder))
+def _path_adapter(folder: Path, adapters: tuple[Adapter, ...], read: Read) -> Reference:
+    adapter = read(Checkpoint(name=folder.name, step=None, path=folder))
     uncertain = None
     if adapter.base_name and adapter.base_name != adapters[0].base_name:
         uncertain = (
@@ -281,21 +296,6 @@ def ref_folder(adapter: Adapter) -> Path | None:
     return folder if there else None
 
 
-def _initial_folder(checkpoint: Checkpoint) -> Path | None:
-    for parent in (checkpoint.path, checkpoint.path.parent):
-        folder = parent / "pissa_init"
-        if not folder.is_symlink() and (folder / "adapter_config.json").is_file():
-            return folder
-    return None
-
-
-def _initial_adapter(checkpoint: Checkpoint) -> Adapter | None:
-    folder = _initial_folder(checkpoint)
-    if folder is None:
-        return None
-    return read_adapter(Checkpoint(name="pissa_init", step=None, path=folder))
-
-
 def _moves_anything(adapter: Adapter) -> bool:
     """False where every product B A is zero and nothing else is in the file."""
     zero_side = (".lora_B.", ".lora_embedding_A")
@@ -313,25 +313,15 @@ def _content(adapter: Adapter) -> tuple[str, str]:
     return adapter.sha256, json.dumps(adapter.config, sort_keys=True)
 
 
-def _init(adapter: Adapter) -> str:
-    value = adapter.config.get("init_lora_weights")
-    return value if isinstance(value, str) else ""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _names(value: Any) -> list[str]:
-    """Adapter paths, as one string with commas or as a list."""
+    """Paths, as one string with commas or as a list."""
     listed = value.split(",") if isinstance(value, str) else value
-    return [v for v in listed if isinstance(v, str) and v.strip()] if _is_list(listed) else []
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
+    if not isinstance(listed, list | tuple):
+        return []
+    return [name for name in listed if isinstance(name, str) and name.strip()]
 
 
 def release(text: Any) -> tuple[int, int] | None:
+    """Major and minor number of a version; None if it is not one."""
     match = re.match(r"(\d{1,6})\.(\d{1,6})", text) if isinstance(text, str) else None
     return (int(match[1]), int(match[2])) if match else None

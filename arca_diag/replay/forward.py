@@ -17,6 +17,7 @@ from arca_diag.inputs.adapters import Adapter
 from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.models import load_model
 from arca_diag.inputs.reference import Reference
+from arca_diag.inputs.rehearsal import check_patterns
 from arca_diag.progress import Progress
 from arca_diag.replay.batches import Batch, Work, plan
 from arca_diag.replay.convert import (
@@ -47,6 +48,7 @@ class AdaptedModel:
         self.other: Any | None = None
         self.peft: PeftModel | None = None
         self.kinds = _layer_shapes(base)
+        self.modules = [name for name, _ in base.named_modules()]
         self.plain_head = base.get_output_embeddings()
         self._running = base
         self._labels: dict[str, str] = {}  # resident adapter -> its name in PEFT
@@ -72,6 +74,7 @@ class AdaptedModel:
         """
         said = adapter.checkpoint.name
         _check_fits(adapter, self.kinds)
+        check_patterns(adapter.config, self.modules, f"{said}/adapter_config.json")
         # A folder's name is not for PEFT: a dot in it breaks torch, a part of "lora_" PEFT itself.
         label = f"adapter{self._tried}"
         self._tried += 1
@@ -116,7 +119,8 @@ class AdaptedModel:
             content = adapter.sha256, repr(sorted(adapter.config.items()))
             if content not in held:
                 name = f"reference of {checkpoint}"
-                initial = reference.initial.get(checkpoint)
+                own = reference.kind != "path"  # a folder from elsewhere started from elsewhere
+                initial = reference.initial.get(checkpoint) if own else None
                 self.add(adapter, initial=initial, name=name)
                 held[content] = name
             self._references[checkpoint] = held[content]

@@ -17,13 +17,6 @@ OTHER = lora_tensors(lora_B=torch.full((4, 2), 3.0))
 FRESH = lora_tensors(lora_B=torch.zeros(4, 2))
 
 
-class Described:
-    """A run with fields that only later versions of `Run` have."""
-
-    def __init__(self, run: Any, **more: Any) -> None:
-        self.__dict__.update({k: getattr(run, k) for k in run.__dataclass_fields__} | more)
-
-
 def chosen(
     folder: Path,
     asked: str = "auto",
@@ -34,15 +27,12 @@ def chosen(
     **run: Any,
 ) -> Reference:
     """What is chosen for a run of two checkpoints, with whatever the test has put beside them."""
-    version = run.pop("framework_version", "1.16.0")
     made = tuple(write_adapter(folder / f"checkpoint-{s}", config) for s in steps)
     start = folder / "checkpoint-0"
     first = (Checkpoint(name=start.name, step=0, path=start),) if start.is_dir() else ()
-    described = a_run(
-        root=folder, checkpoints=first + made, training_args=training_args or {}, **run
-    )
-    adapters = tuple(read_adapter(c) for c in made)
-    return choose_reference(asked, Described(described, framework_version=version), adapters)
+    plain = {"root": folder, "checkpoints": first + made, "framework_version": "1.16.0"}
+    described = a_run(**plain | {"training_args": training_args or {}} | run)
+    return choose_reference(asked, described, tuple(read_adapter(c) for c in made))
 
 
 def with_ref(folder: Path, *steps: int, tensors: Any = OTHER, **config: Any) -> None:
@@ -159,7 +149,9 @@ class TestAuto:
         assert found.kind == "adapter-off"
         assert "init_lora_weights=False" in (found.uncertain or "")
 
-    @pytest.mark.parametrize("init", [True, "gaussian", "orthogonal", "eva", None, 0, [], {}])
+    @pytest.mark.parametrize(
+        "init", [True, "gaussian", "orthogonal", "eva", "mica", None, 0, [], {}]
+    )
     def test_other_starts_leave_none(self, tmp_path, init):
         assert chosen(tmp_path, config={"init_lora_weights": init}).uncertain is None
 
@@ -177,21 +169,36 @@ class TestAuto:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            ({"ref_adapters": ["sft"]}, "ref_adapters"),
-            ({"adapters": ["sft"]}, "continued from another adapter"),
-            ({"adapter_name_or_path": "one,two"}, "merged earlier adapters"),
+            ({"ref_adapters": ["/home/me/sft"], "beta": 0.04}, "(ref_adapters: 'sft')"),
+            ({"ref_adapters": ["sft"], "beta": 0.0}, None),
+            ({"ref_adapters": [], "adapters": ["sft"]}, None),
+            ({"ref_model": "me/other"}, "(ref_model: 'other')"),
+            ({"ref_model_adapters": "a,b"}, "(ref_model_adapters: 'a')"),
+            ({"adapter_name_or_path": "one,two", "beta": 0.0}, "merged earlier adapters"),
             ({"adapter_name_or_path": ["one", "two"]}, "merged earlier adapters"),
             ({"adapter_name_or_path": "one"}, None),
-            ({"adapters": [], "ref_adapters": ""}, None),
-            ({"adapters": {"a": 1}, "ref_adapters": 3, "adapter_name_or_path": [1, 2]}, None),
+            ({"adapter_name_or_path": "one", "create_new_adapter": True}, "merged earlier"),
+            ({"create_new_adapter": True}, None),
+            ({"ref_adapters": 3, "ref_model": {"a": 1}, "adapter_name_or_path": [1, 2]}, None),
         ],
         ids=str,
     )
-    def test_a_run_that_continued_an_adapter_leaves_a_doubt(self, tmp_path, arguments, says):
+    def test_a_start_or_reference_that_is_not_saved_leaves_a_doubt(self, tmp_path, arguments, says):
         found = chosen(tmp_path, training_args=arguments, framework="ms-swift")
         assert found.kind == "adapter-off"
         assert (says is None) is (found.uncertain is None)
         assert says is None or says in (found.uncertain or "")
+        assert "/home/me" not in (found.uncertain or "")
+
+    def test_openrlhf_does_not_write_down_what_it_held_the_policy_to(self, tmp_path):
+        found = chosen(tmp_path, framework="openrlhf")
+        assert found.kind == "adapter-off"
+        assert "OpenRLHF holds the policy to a model of its own" in (found.uncertain or "")
+
+    def test_ms_swift_takes_the_base_where_it_continued_an_adapter(self, tmp_path):
+        found = chosen(tmp_path, training_args={"beta": 0.04}, framework="ms-swift")
+        assert (found.kind, found.uncertain) == ("adapter-off", None)
+        assert found.reason.startswith("ms-swift takes the base with the adapter off")
 
     def test_verl_takes_the_base_even_then(self, tmp_path):
         arguments = {"adapters": ["sft"], "lora_adapter_path": "sft", "beta": 0.0}
@@ -285,9 +292,18 @@ class TestInitial:
             "checkpoint-20": 3,
         }
 
+    @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4"])
+    def test_one_that_cannot_be_read_is_no_silent_matter(self, tmp_path, init):
+        write_adapter(tmp_path / "pissa_init", None, OTHER)
+        (tmp_path / "pissa_init" / "adapter_model.safetensors").write_bytes(b"half")
+        found = chosen(tmp_path, config={"init_lora_weights": init})
+        assert (found.kind, found.initial) == ("base", {})
+        assert "was saved and cannot be read: pissa_init/" in (found.uncertain or "")
+
     def test_other_kinds_need_none(self, tmp_path):
         write_adapter(tmp_path / "pissa_init", None, OTHER)
         assert chosen(tmp_path).initial == {}
+        assert chosen(tmp_path, config={"init_lora_weights": "olora"}).initial == {}
         assert chosen(tmp_path, config={"init_lora_weights": "pissa"}).initial
 
     def test_a_link_is_no_start(self, tmp_path):

@@ -31,6 +31,7 @@ class Pages:
         values: Values, absent ones included.
         size: Bytes once decompressed.
         largest: Bytes of the largest page once decompressed.
+        dictionary: Bytes of the largest page of a dictionary, whose values pages of data repeat.
         unfolds: Whether text is stored as changes to the text before, so that the size of
             the pages says nothing of the size of the text.
     """
@@ -38,6 +39,7 @@ class Pages:
     values: int
     size: int
     largest: int
+    dictionary: int
     unfolds: bool
 
 
@@ -47,7 +49,7 @@ def survey(handle: BinaryIO, start: int, length: int) -> Pages:
     Raises:
         ValueError: What is there is no row of pages.
     """
-    values, sizes, unfolds = 0, [0], False
+    values, sizes, dictionary, unfolds = 0, [0], 0, False
     at, end = start, start + length
     while at < end:
         header, taken = _header(handle, at)
@@ -63,11 +65,19 @@ def survey(handle: BinaryIO, start: int, length: int) -> Pages:
                 raise ValueError("a page without a count of values")
             values += count
             unfolds |= detail.get(encoding) == _DELTA_BYTE_ARRAY
-        elif kind not in (_INDEX, _DICTIONARY):
+        elif kind == _DICTIONARY:
+            dictionary = max(dictionary, size)
+        elif kind != _INDEX:
             raise ValueError(f"a page of an unknown type {kind}")
         sizes.append(size)
         at += taken + packed
-    return Pages(values=values, size=sum(sizes), largest=max(sizes), unfolds=unfolds)
+    return Pages(
+        values=values,
+        size=sum(sizes),
+        largest=max(sizes),
+        dictionary=dictionary,
+        unfolds=unfolds,
+    )
 
 
 def _header(handle: BinaryIO, at: int) -> tuple[dict[int, Any], int]:

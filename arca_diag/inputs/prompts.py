@@ -1,18 +1,23 @@
 """Prompts that a user hands over, to sample completions for a run that kept none."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from arca_diag.errors import RolloutError, collected
-from arca_diag.inputs.rollouts import fields
-from arca_diag.inputs.rollouts.record import Fault, Sample
+from arca_diag.inputs import untrusted
+from arca_diag.inputs.rollouts import fields, prompts
+from arca_diag.inputs.rollouts.record import Chat, Fault, Sample
 
 _LIMIT = 64 * 2**20  # bytes of prompts
 
 
 def read_prompts(path: Path) -> tuple[Sample, ...]:
-    """Read a file of prompts: JSONL objects with `prompt` or `prompt_ids`, or a text line each.
+    """Read a file of prompts.
+
+    Args:
+        path: JSONL objects with `prompt` or `messages` (a text or a chat) or `prompt_ids`; in a
+            file of another suffix each line is the text of a prompt.
 
     Returns:
         Samples without a completion, in file order.
@@ -23,25 +28,21 @@ def read_prompts(path: Path) -> tuple[Sample, ...]:
     if not path.is_file():
         raise RolloutError(f"--prompts {path}: no such file", hint="give a .jsonl or .txt file")
     if path.stat().st_size > _LIMIT:
-        raise RolloutError(f"--prompts {path.name} is longer than {_LIMIT >> 20} MB")
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise RolloutError(f"--prompts {path.name} is not UTF-8 text: {error}") from None
-    faults, prompts = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+        raise RolloutError(
+            f"--prompts {path.name} is longer than {_LIMIT >> 20} MB",
+            hint="give fewer prompts: a few hundred do",
+        )
+    faults, found = [], []
+    for number, line in _lines(path):
         place = f"{path.name}:{number}"
         try:
-            prompt = _prompt(line) if path.suffix in (".jsonl", ".json") else line
+            if isinstance(line, Fault):
+                raise line
+            prompt = _prompt(line) if isinstance(line, dict) else line
         except Fault as fault:
             faults.append(f"{place}: {fault}")
             continue
-        text = prompt if isinstance(prompt, str) else ""
-        if isinstance(prompt, list):
-            text = fields.plain_text(prompt)
-        prompts.append(
+        found.append(
             Sample(
                 id=f"p{number}",
                 place=place,
@@ -49,34 +50,44 @@ def read_prompts(path: Path) -> tuple[Sample, ...]:
                 group_id=f"p{number}",
                 prompt=prompt,
                 completion=(),
-                prompt_text=text,
+                rendered=isinstance(prompt, str) and prompts.shows_special_tokens(prompt),
+                prompt_text=_shown(prompt),
             )
         )
     if faults:
         raise RolloutError(collected(faults), hint="mend or remove these lines")
-    if not prompts:
-        raise RolloutError(f"--prompts {path.name}: no prompt in it")
-    return tuple(prompts)
+    if not found:
+        raise RolloutError(
+            f"--prompts {path.name}: no prompt in it", hint="write one prompt a line"
+        )
+    return tuple(found)
 
 
-def _prompt(line: str) -> tuple[int, ...] | str | list[dict[str, Any]]:
-    try:
-        record = json.loads(line)
-    except RecursionError:
-        raise Fault("nested too deeply") from None
-    except ValueError as error:
-        raise Fault(f"not valid JSON: {error}") from None
-    if isinstance(record, str):
-        return record
-    if not isinstance(record, dict):
-        raise Fault("not a JSON object")
-    ids = fields.ids(record, "prompt_ids")
-    if ids:
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str | Fault]]:
+    """Line number (from 1) and what stands in the line; blank lines aside."""
+    if path.suffix == ".jsonl":
+        for number, record in untrusted.json_lines(path, error=RolloutError):
+            yield number, Fault(record) if isinstance(record, str) else record
+        return
+    text = untrusted.read_text(path, limit=_LIMIT, error=RolloutError)
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+def _prompt(record: dict[str, Any]) -> tuple[int, ...] | str | Chat:
+    if ids := fields.ids(record, "prompt_ids"):
         return ids
-    prompt = record.get("prompt", record.get("messages"))
-    chat = fields.messages(prompt)
-    if chat is not None:
-        return chat
-    if isinstance(prompt, str) and prompt:
-        return fields.text({"prompt": prompt}, "prompt") or ""
-    raise Fault("no prompt: a text, a list of chat messages, or prompt_ids")
+    key = "prompt" if "prompt" in record else "messages"
+    if record.get(key) in (None, "", []):
+        raise Fault("no prompt: a text, a list of chat messages, or prompt_ids")
+    if isinstance(record[key], str):
+        return fields.text(record, key) or ""
+    return prompts.chat(record, key)
+
+
+def _shown(prompt: tuple[int, ...] | str | Chat) -> str:
+    """For people to read; nothing of ids."""
+    if isinstance(prompt, str | tuple):
+        return prompt if isinstance(prompt, str) else ""
+    return fields.plain_text(list(map(dict, prompt)))

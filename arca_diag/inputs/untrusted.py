@@ -23,12 +23,15 @@ _MARKS = 2**23  # commas, colons and brackets: "[[],[]," takes thirty times its 
 _CHUNK = 2**20  # bytes of an over-long line that are skipped at a time
 
 _FOOTER = 16 * 2**20  # bytes
-_LIST = 100_000  # entries of any list in a footer: columns, row groups
+_LISTS_LIMIT = {"thrift_container_size_limit": 100_000}  # of any in a footer: columns, row groups
 _COLUMNS = 1_000
 _ROWS = 10_000_000
 _ROW = 64 * 2**20  # bytes of one row once decoded, as of one line of JSON
 _VALUE = 16  # bytes that any value counts for, beside its text
-_BATCH = 256  # rows decoded at a time
+_BATCH = 16  # rows decoded at a time: each may repeat the longest text of a dictionary
+_DICTIONARY = 16 * 2**20  # bytes; of a larger dictionary no text is unfolded
+_GROUP = 4 * 2**30  # bytes of a column in one row group, whatever all rows may take
+_PAGE = 2**28  # bytes of a page, likewise
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _TEXTS = (
     pa.types.is_string,
@@ -78,6 +81,23 @@ def read_text(path: Path, *, limit: int = 2**20, error: type[ArcaError] = ArcaEr
         raise error(f"{_named(path)}: {fault}") from None
 
 
+def read_bytes(path: Path, *, limit: int, error: type[ArcaError] = ArcaError) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may have.
+        error: What is raised.
+
+    Raises:
+        ArcaError: `error`: the file cannot be read, or is too large.
+    """
+    try:
+        return _content(path, limit, error)
+    except _Fault as fault:
+        raise error(f"{_named(path)}: {fault}") from None
+
+
 def json_lines(
     path: Path, *, limit: int = 64 * 2**20, error: type[ArcaError] = ArcaError
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -117,7 +137,7 @@ def parquet_rows(
 
     A file of some kilobytes can stand for terabytes. So the pages, which are what gets decoded,
     are counted before the first is opened (what the footer says of them need not be true);
-    text is decoded to places in a dictionary, however often a text recurs; and each batch is
+    text that can recur is decoded to places in a dictionary; and each batch is
     weighed before it is unfolded.
 
     Args:
@@ -140,12 +160,32 @@ def parquet_rows(
             raise error(f"{_named(path)}: {fault}") from None
 
 
+def parquet_columns(path: Path, *, error: type[ArcaError] = ArcaError) -> list[str]:
+    """Names of the columns of a parquet file, from its footer alone.
+
+    Raises:
+        ArcaError: `error`: the file cannot be read, or has no footer that can be.
+    """
+    with _opened(path, error) as handle:
+        try:
+            return list(_footer(handle).schema_arrow.names)
+        except Exception as fault:  # as when its rows are read
+            raise error(f"{_named(path)}: not a readable parquet file: {fault}"[:500]) from None
+
+
 def inside(path: Path, root: Path) -> bool:
-    """Whether a path lies in a folder once every symbolic link on the way is followed."""
+    """Whether a path lies in a folder once every symbolic link on the way is followed.
+
+    A folder that the Hugging Face cache holds is all links, to blobs/ beside its snapshots/:
+    there that counts as inside.
+    """
     try:
-        return path.resolve().is_relative_to(root.resolve())
+        real, home = path.resolve(), root.resolve()
     except (OSError, RuntimeError, ValueError):  # links in a circle, a zero byte in the name
         return False
+    snapshots = next((p for p in (home, *home.parents) if p.parent.name == "snapshots"), None)
+    places = [home] if snapshots is None else [home, snapshots.parent.parent / "blobs"]
+    return any(real.is_relative_to(place) for place in places)
 
 
 def check_inside(path: Path, root: Path, *, error: type[ArcaError] = ArcaError) -> None:
@@ -260,13 +300,7 @@ def _checked(
     handle: BinaryIO, columns: Collection[str] | None, limit: int
 ) -> tuple[pq.ParquetFile, list[str]]:
     """The file and the names of the columns to read, once what it stands for is known."""
-    end = handle.seek(0, os.SEEK_END)
-    handle.seek(max(0, end - 8))
-    tail = handle.read(8)
-    if tail[4:] == b"PAR1" and int.from_bytes(tail[:4], "little") > _FOOTER:
-        raise _Fault(f"its footer is larger than {_size(_FOOTER)}")
-    lists = {"thrift_container_size_limit": _LIST}
-    plain = pq.ParquetFile(handle, **lists)
+    plain = _footer(handle)
     metadata, schema = plain.metadata, plain.metadata.schema
     for what, found, most in (
         ("columns", metadata.num_columns, _COLUMNS),
@@ -285,18 +319,38 @@ def _checked(
         for i in range(metadata.num_columns)
         if any(f"{schema.column(i).path}.".startswith(f"{name}.") for name in names)
     }
-    _check_pages(handle, metadata, leaves, limit)
-    # Text becomes places in a dictionary, so that a long one that recurs is held once.
-    texts = [leaf.path for leaf in leaves.values() if leaf.physical_type == "BYTE_ARRAY"]
+    recurring = _check_pages(handle, metadata, leaves, limit)
     file = pq.ParquetFile(
-        handle, metadata=metadata, read_dictionary=texts, buffer_size=_CHUNK, **lists
+        handle,
+        metadata=metadata,
+        read_dictionary=recurring,
+        buffer_size=_CHUNK,
+        pre_buffer=False,  # else the whole of a row group is held
+        **_LISTS_LIMIT,
     )
     return file, names
 
 
-def _check_pages(handle: BinaryIO, metadata: Any, leaves: dict[int, Any], limit: int) -> None:
-    """Hold what the pages stand for to the limits: one of them may be all of one row."""
+def _footer(handle: BinaryIO) -> pq.ParquetFile:
+    """The file as its footer describes it."""
+    end = handle.seek(0, os.SEEK_END)
+    handle.seek(max(0, end - 8))
+    tail = handle.read(8)
+    if tail[4:] == b"PAR1" and int.from_bytes(tail[:4], "little") > _FOOTER:
+        raise _Fault(f"its footer is larger than {_size(_FOOTER)}")
+    return pq.ParquetFile(handle, **_LISTS_LIMIT)
+
+
+def _check_pages(handle: BinaryIO, metadata: Any, leaves: dict[int, Any], limit: int) -> list[str]:
+    """Hold what the pages stand for to the limits: one of them may be all of one row.
+
+    Returns:
+        Columns of which a few bytes can stand for a long text, or a row for many texts. They
+        are to be decoded to places in a dictionary, so that a text that recurs is held once;
+        which holds all the texts of a row group, so it is not for plain columns.
+    """
     size = unfolded = 0
+    recurring = set()
     for group in range(metadata.num_row_groups):
         for index, leaf in leaves.items():
             chunk = metadata.row_group(group).column(index)
@@ -310,15 +364,20 @@ def _check_pages(handle: BinaryIO, metadata: Any, leaves: dict[int, Any], limit:
                 raise _Fault(f"column {leaf.path!r:.100} is encoded as DELTA_BYTE_ARRAY")
             width = leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0
             decoded = pages.values * (_VALUE + width)
-            if decoded > limit // 4 or pages.largest > limit // 16:
+            if decoded > min(limit // 4, _GROUP) or pages.largest > min(limit // 16, _PAGE):
                 raise _Fault(
                     f"column {leaf.path!r:.100} holds {pages.values:,} values in one row group "
                     f"and {pages.largest:,} bytes in one page"
                 )
+            if leaf.physical_type == "BYTE_ARRAY" and (
+                leaf.max_repetition_level or pages.dictionary > _DICTIONARY
+            ):
+                recurring.add(leaf.path)
             size += pages.size
             unfolded += decoded
             if max(size, unfolded) > limit:
                 raise _Fault(f"its columns take more than {_size(limit)}")
+    return sorted(recurring)
 
 
 def _weight(array: Any) -> int:

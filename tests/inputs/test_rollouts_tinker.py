@@ -171,9 +171,7 @@ class TestFaults:
         _, _, reader = samples_of(capture(tmp_path))
         inside = request()["samples"][0]
         lines = [text for _, text in spoilt(request())]
-        lines += [
-            '{"prompt_tokens": [1], "samples": [' + text + "]}" for _, text in spoilt(inside)
-        ]
+        lines += ['{"prompt_tokens": [1], "samples": [' + text + "]}" for _, text in spoilt(inside)]
         read = 0
         for text in lines:
             path = capture(tmp_path, request(1), text, request(2))

@@ -85,8 +85,10 @@ class TestWithTheRecorder:
         assert found.id == "completions_00001/0"
 
     def test_the_step_is_the_recorders(self, tables, tokenizer):
-        assert tables.one(recorded(0, step=3, arca_gen_step=7), tokenizer).step == 7
-        assert tables.one(recorded(0, step=3, arca_gen_step=0), tokenizer).step == 0
+        assert tables.one(recorded(0, step=9, arca_gen_step=7), tokenizer).step == 7
+        assert tables.one(recorded(0, step=9, arca_gen_step=0), tokenizer).step == 0
+        # Pandas writes a gap as NaN.
+        assert tables.one(recorded(0, step=9, arca_gen_step=math.nan), tokenizer).step == 8
 
     def test_a_closing_end_token_means_stop_and_none_means_length(self, tables, tokenizer):
         stopped = recorded(0)
@@ -403,17 +405,42 @@ class TestDamagedTables:
         pq.write_table(pq.read_table(bad).drop([column]), bad)
         tables.refused(self.NAMED + f"no column {column}: not a TRL table", tokenizer)
 
-    @pytest.mark.parametrize("column", ["step", "prompt", "completion"])
-    def test_a_row_without_a_value_is_named(self, tables, tokenizer, column):
+    @pytest.mark.parametrize(
+        ("column", "says"),
+        [
+            ("step", "step is not that of row 0"),
+            ("prompt", "prompt must be a text or a chat, found NoneType"),
+            ("completion", "completion must be a text or a chat, found NoneType"),
+        ],
+    )
+    def test_a_row_without_a_value_is_named(self, tables, tokenizer, column, says):
         tables.add(2, [recorded(0), recorded(1, **{column: None})])
-        tables.refused(self.NAMED + "row 1: no step, prompt or completion", tokenizer)
+        tables.refused(self.NAMED.removesuffix(" ") + f" row 1: {says}", tokenizer)
+
+    def test_the_group_of_a_bad_row_can_be_dropped_unless_its_prompt_is_bad(
+        self, tables, tokenizer
+    ):
+        rows = [recorded(n) for n in range(6)]
+        tables.add(2, [*rows[:3], recorded(3, completion=None), *rows[4:]])
+        found = read_rollouts(tables.folder, tokenizer, skip_bad_lines=True)
+        assert [r.id.partition("/")[2] for r in found.rollouts] == ["0", "1", "4", "5"]
+        assert found.lines_skipped == 2
+        tables.add(2, [*rows[:3], recorded(3, prompt=None), *rows[4:]])
+        with pytest.raises(RolloutError, match="row 3: prompt"):
+            read_rollouts(tables.folder, tokenizer, skip_bad_lines=True)
 
     @pytest.mark.parametrize(
         "given",
         [
             {"step": "x"},
             {"step": math.nan},
-            {"arca_gen_step": math.nan},
+            {"arca_gen_step": -1},
+            {"arca_gen_step": True},
+            {"step": True},
+            {"arca_completion_ids": [True]},
+            {"arca_completion_ids": [-1]},
+            {"arca_completion_ids": [1.0]},
+            {"arca_completion_ids": [2**31]},
             {"arca_gen_step": "x"},
             {"prompt": 5},
             {"prompt": ["a", "b"]},

@@ -95,7 +95,7 @@ class TestWhatIsRead:
             )
         ]
         assert notes.step_source == "the policy's version when the episode began"
-        assert notes.group_source == "recorded"
+        assert notes.group_source == ""
 
     def test_several_turns_are_one_completion(self, tmp_path):
         (found,) = of(
@@ -185,7 +185,7 @@ class TestWhatIsRead:
         lines[2]["group"] = None
         found = samples(write_jsonl(tmp_path / "traces.jsonl", lines), notes)
         assert found[0].group_id == found[1].group_id != found[2].group_id
-        assert notes.group_source == "the same prompt at the same step"
+        assert notes.group_source == "the same prompt at the same step, where none is recorded"
 
     def test_a_line_may_be_a_trace(self, tmp_path):
         line = episode()["traces"][0] | {"run": {"work": WORK}, "group": {"id": "g"}}

@@ -57,6 +57,8 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
             continue
         if sample.step is not None:
             notes.step_source = "recorded in the file"
+        if record.get("group_id") is None:
+            notes.group_source = "the same prompt at the same step"
         yield sample
 
 

@@ -4,6 +4,7 @@ Between them nothing of a completion is kept but its name, group, step and size,
 of any length are read in bounded memory.
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from arca_diag.inputs.rollouts import READERS, Reader
 from arca_diag.inputs.rollouts.record import Notes, Rollout, Sample
 from arca_diag.inputs.runs import Run
 
+_TOLERANCE = 0.02  # of the largest advantage of a group: trainers write few digits
 _CHARACTERS_PER_TOKEN = 4  # where nothing but text is known and only a cost is to be foretold
 
 
@@ -50,6 +52,8 @@ class Entry:
         fingerprint: Equal for equal completions, within one census.
         guessed_size: Whether `tokens` is a guess.
         guessed_prompt: The sample's.
+        reward: The sample's.
+        advantage: The sample's; None also where it differs from token to token.
     """
 
     id: str
@@ -62,6 +66,8 @@ class Entry:
     fingerprint: int
     guessed_size: bool
     guessed_prompt: bool
+    reward: float | None = None
+    advantage: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +161,11 @@ def take_census(source: Source, run: Run, *, skip_bad_lines: bool) -> Census:
             if not left
             else "give other completions with --rollouts",
         )
+    if notes.group_source and (doubtful := _doubtful_groups(kept, run)):
+        notes.group_source += (
+            f"; {doubtful} of these groups may be two, or a part of one: their advantages do not "
+            "sum to 0, or differ where the rewards are equal"
+        )
     return Census(
         source=source,
         entries=kept,
@@ -230,7 +241,40 @@ def _entry(sample: Sample) -> Entry:
         fingerprint=hash(sample.completion),
         guessed_size=not (sample.has_ids and isinstance(sample.prompt, tuple)),
         guessed_prompt=sample.guessed_prompt,
+        reward=sample.reward,
+        advantage=_one_value(sample.advantage),
     )
+
+
+def _one_value(advantage: float | tuple[float, ...] | None) -> float | None:
+    if not isinstance(advantage, tuple):
+        return advantage
+    values = {value for value in advantage if not math.isnan(value)}
+    return values.pop() if len(values) == 1 else None
+
+
+def _doubtful_groups(entries: Iterable[Entry], run: Run) -> int:
+    """Groups whose advantages are not those of one group: rewards less their mean, scaled."""
+    # Where rewards are scaled one by one, completions of equal sums can differ in advantage.
+    per_reward = run.training_args.get("multi_objective_aggregation") == "normalize_then_sum"
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.group_id, []).append(entry)
+    return sum(_is_doubtful(group, equal=not per_reward) for group in groups.values())
+
+
+def _is_doubtful(group: list[Entry], *, equal: bool) -> bool:
+    advantages = [e.advantage for e in group if e.advantage is not None]
+    if len(advantages) < len(group):
+        return False
+    tolerance = _TOLERANCE * max(map(abs, advantages))
+    if abs(math.fsum(advantages)) > tolerance * len(group):
+        return True
+    by_reward: dict[float | None, list[float]] = {}
+    for entry, advantage in zip(group, advantages, strict=True):
+        by_reward.setdefault(entry.reward, []).append(advantage)
+    by_reward.pop(None, None)
+    return equal and any(max(a) - min(a) > tolerance for a in by_reward.values())
 
 
 def _size(content: object) -> int:

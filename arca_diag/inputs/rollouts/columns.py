@@ -12,7 +12,7 @@ from arca_diag.errors import ConfigError, RolloutError
 from arca_diag.inputs.rollouts import Reader, fields, prompts
 from arca_diag.inputs.rollouts.lines import json_lines
 from arca_diag.inputs.rollouts.parquet import parquet_rows
-from arca_diag.inputs.rollouts.record import Chat, Fault, Notes, Sample
+from arca_diag.inputs.rollouts.record import EMPTY, Chat, Fault, Notes, Sample
 from arca_diag.inputs.runs import Run
 
 FIELDS = (
@@ -28,11 +28,12 @@ FIELDS = (
     "advantage",
     "finish_reason",
     "sampling_logprobs",
+    "trainer_logprobs",
+    "entropies",
 )
 _TEXTS = ("id", "group_id", "prompt", "completion", "finish_reason")
-_PER_TOKEN = ("completion_mask", "sampling_logprobs")
+_PER_TOKEN = ("completion_mask", "sampling_logprobs", "trainer_logprobs", "entropies")
 _ROWS = 64  # of a CSV file at once: completions are long
-_EMPTY = "empty: no token to credit"
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -80,7 +81,6 @@ def _sniff(path: Path) -> bool:
 
 def _read(path: Path, mapping: Mapping[str, str], notes: Notes) -> Iterator[Sample]:
     notes.reading(path)
-    notes.group_source = "group_id" if "group_id" in mapping else "the same prompt at the same step"
     if "step" in mapping:
         notes.step_source = f"column {mapping['step']}"
     unseen, there = set(mapping.values()), list[str]()
@@ -103,10 +103,12 @@ def _read(path: Path, mapping: Mapping[str, str], notes: Notes) -> Iterator[Samp
         except Fault as fault:
             notes.fault(place, fault, group)
             continue
+        if name is None:
+            notes.group_source = "the same prompt at the same step"
         if sample.completion:
             yield sample
         else:
-            notes.left_out[_EMPTY] += 1
+            notes.left_out[EMPTY] += 1
     if there and unseen:
         column = min(unseen)
         raise RolloutError(f"{path.name}: no column {column!r} in it", hint=_nearest(column, there))
@@ -234,6 +236,8 @@ def _sample(
         prompt_text=_shown(given, "prompt"),
         completion_text=_shown(given, "completion"),
         sampling_logprobs=fields.numbers(given, "sampling_logprobs", len(completion)),
+        trainer_logprobs=fields.numbers(given, "trainer_logprobs", len(completion)),
+        entropies=fields.numbers(given, "entropies", len(completion)),
     )
 
 

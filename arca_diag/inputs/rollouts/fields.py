@@ -72,8 +72,8 @@ def ids(record: Record, key: str) -> tuple[int, ...] | None:
         raise Fault(f"{key} must be list, found {type(value).__name__}")
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in value):
         raise Fault(f"{key} must hold integers only")
-    # Ids beyond 32 bits are no token's, and tokenizers cannot even be asked about them.
-    if any(abs(i) >= 2**31 for i in value):
+    # Tokenizers cannot even be asked about others.
+    if not all(0 <= i < 2**31 for i in value):
         raise Fault(f"{key} holds a number that is no token id")
     return tuple(value)
 
@@ -126,10 +126,12 @@ def plain_text(chat: list[dict[str, Any]]) -> str:
 
 
 def message_text(message: Mapping[str, Any]) -> str:
-    """The text of one message; parts that are not text as JSON."""
+    """The text of one message, of which blocks of text are a part each; all else as JSON."""
     content = message.get("content")
     if content is None:
         return ""
+    if isinstance(content, list) and all(isinstance(b, dict) and "text" in b for b in content):
+        return "".join(str(block["text"] or "") for block in content)
     return content if isinstance(content, str) else json.dumps(content, default=str)
 
 

@@ -11,6 +11,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from arca_diag.inputs.files import number, step_number
+from arca_diag.inputs.runs import Run
+
 Arguments = Mapping[str, Any]
 
 
@@ -24,7 +27,8 @@ def group_sizes(prompts: Iterable[object], arguments: Arguments) -> list[int]:
 
     Two groups of the same prompt can lie side by side; only num_generations tells them apart.
     """
-    runs = [len(list(same)) for _, same in itertools.groupby(map(json.dumps, prompts))]
+    written = (json.dumps(prompt, default=str) for prompt in prompts)
+    runs = [len(list(same)) for _, same in itertools.groupby(written)]
     size = arguments.get("num_generations")
     if isinstance(size, int) and size > 0 and all(run % size == 0 for run in runs):
         return [size] * (sum(runs) // size)
@@ -34,16 +38,52 @@ def group_sizes(prompts: Iterable[object], arguments: Arguments) -> list[int]:
 def sampling_step(logged: int, arguments: Arguments) -> tuple[int, str]:
     """Steps done by the policy that sampled a batch logged at a step, and how that is known.
 
-    The log is written after the step; a batch used for several steps was sampled at the first.
+    The log is written after the step. Trainers count batches of `gradient_accumulation_steps` to
+    a step, and sample anew every `steps_per_generation` times `num_iterations` of them.
     """
     counts = [
         arguments.get(key)
-        for key in ("steps_per_generation", "num_iterations", "gradient_accumulation_steps")
+        for key in ("gradient_accumulation_steps", "steps_per_generation", "num_iterations")
     ]
-    per_batch, uses, micro = (c if isinstance(c, int) and 0 < c < 2**31 else None for c in counts)
-    steps = max(1, (per_batch or micro or 1) * (uses or 1) // (micro or 1))
-    how = "sampled after k - 1 steps" + (f", once for every {steps}" if steps > 1 else "")
-    return max(0, logged - 1) // steps * steps, how
+    micro, per_batch, uses = (c if isinstance(c, int) and 0 < c < 2**31 else None for c in counts)
+    micro = micro or 1
+    every = (per_batch or micro) * (uses or 1)
+    last = logged * micro - 1  # the batch that ends the step
+    how = "sampled after k - 1 steps"
+    if every > micro:
+        how += f", once for every {every / micro:g}"
+    return max(0, last // every * every // micro), how
+
+
+def evaluated_steps(run: Run) -> set[int]:
+    """Steps after which the run's log tells of an evaluation."""
+    return {
+        step
+        for row in run.log
+        if is_evaluation(row) and (step := step_number(row.get("step"))) is not None
+    }
+
+
+def is_evaluation(row: Mapping[str, Any]) -> bool:
+    """Whether an entry of the log is an evaluation's."""
+    return "learning_rate" not in row and any(key.startswith("eval_") for key in row)
+
+
+def evaluation_is_due(step: int, run: Run) -> bool:
+    """Whether the run's arguments ask for an evaluation after a step that its log does not reach.
+
+    The last step is evaluated whatever the interval.
+    """
+    reached = step_number(run.log[-1].get("step")) if run.log else None
+    asked = run.training_args.get("eval_strategy")
+    if asked not in ("steps", "epoch") or (reached is not None and step <= reached):
+        return False
+    if step < (number(run.training_args.get("eval_delay")) or 0):
+        return False
+    every = number(run.training_args.get("eval_steps")) or 0.0
+    if 0 < every < 1:  # a share of the run
+        every = math.ceil(every * (run.steps or 0))
+    return step == run.steps or (asked == "steps" and every >= 1 and step % every == 0)
 
 
 def reward_weights(columns: Sequence[str], arguments: Arguments) -> list[float]:

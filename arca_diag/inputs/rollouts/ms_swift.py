@@ -1,24 +1,28 @@
 """Reader of ms-swift's `completions.jsonl`: one line a log step, each value a list of a batch.
 
-Prompts are the template's output with its special tokens, completions text without the closing
-one. Reward functions stand between `completion` and `advantages`, under their own names.
+Every entry of the run's log writes a line, those of evaluations too, so that the second line of
+a step is of the step's second entry. Prompts are the template's output with its special tokens,
+completions text without the closing one. Reward functions stand between `completion` and
+`advantages`, under their own names.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from arca_diag.inputs.files import step_number
 from arca_diag.inputs.rollouts import fields, logged
 from arca_diag.inputs.rollouts.lines import json_lines
 from arca_diag.inputs.rollouts.peek import first_fields
-from arca_diag.inputs.rollouts.record import Fault, Notes, Sample
+from arca_diag.inputs.rollouts.prompts import holds_turns
+from arca_diag.inputs.rollouts.record import EMPTY, OTHERS_TURNS, Fault, Notes, Sample
 from arca_diag.inputs.runs import Run
 
 _NAME = "completions.jsonl"
 _NOT_REWARDS = ("step", "gen_step", "prompt", "completion", "advantages", "entropy")
 _STEP = re.compile(r"[0-9]{1,15}")
-_EMPTY = "empty: no token to credit"
 
 
 def sniff(path: Path) -> bool:
@@ -38,6 +42,8 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     notes.reading(file)
     notes.group_source = "entries that lie together and share a prompt"
     batches: set[str] = set()
+    evaluated: set[str] = set()
+    entries = _log_entries(run)
     for number, record in json_lines(file):
         place = f"{file.name}:{number}"
         if isinstance(record, str):
@@ -45,18 +51,30 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
             continue
         try:
             length = _check(record)
-            step = _sampling_step(record, run, notes)
+            done, logged_at = _one_step(record, "gen_step"), _one_step(record, "step")
         except Fault as fault:
             notes.fault(place, fault)
             continue
         batch = logged.fingerprint(
             [record["prompt"], record["completion"], record.get("advantages")]
         )
-        if batch in batches:
+        if next(entries.get(logged_at, iter(())), False) or batch in evaluated:
+            evaluated.add(batch)
+            notes.eval_excluded += length
+        elif batch in batches:
             notes.duplicates += length
-            continue
-        batches.add(batch)
-        yield from _read_batch(number, place, record, step, run, notes)
+        else:
+            batches.add(batch)
+            step = _sampling_step(done, logged_at, run, notes)
+            yield from _read_batch(number, place, record, step, run, notes)
+
+
+def _log_entries(run: Run) -> dict[int | None, Iterator[bool]]:
+    """Step -> whether each of its log entries is an evaluation's, in the log's order."""
+    found = defaultdict(list)
+    for row in run.log:
+        found[step_number(row.get("step"))].append(logged.is_evaluation(row))
+    return {step: iter(rows) for step, rows in found.items()}
 
 
 def _check(record: dict[str, Any]) -> int:
@@ -80,9 +98,8 @@ def _check(record: dict[str, Any]) -> int:
     return length
 
 
-def _sampling_step(record: dict[str, Any], run: Run, notes: Notes) -> int | None:
+def _sampling_step(done: int | None, logged_at: int | None, run: Run, notes: Notes) -> int | None:
     """`step` is that of the log; `gen_step`, which Megatron has, counts the steps done before."""
-    done, logged_at = _one_step(record, "gen_step"), _one_step(record, "step")
     if done is not None:
         notes.step_source = "gen_step"
         return done
@@ -120,8 +137,8 @@ def _read_batch(
         for index in range(row, row + size):
             texts = {"prompt": prompts[index], "completion": completions[index]}
             prompt, completion = fields.text(texts, "prompt"), fields.text(texts, "completion")
-            if not prompt or not completion:
-                notes.left_out[_EMPTY] += 1
+            if not prompt or not completion or holds_turns(completion):
+                notes.left_out[OTHERS_TURNS if completion else EMPTY] += 1
                 continue
             yield Sample(
                 id=f"{number}/{index}",

@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from arca_diag.errors import RolloutError
+from arca_diag.inputs.untrusted import parquet_columns
 
 _HEAD = 64 * 2**10  # bytes
 _KEY = re.compile(r'\s*,?\s*("(?:[^"\\]|\\.)*+")\s*:\s*')
@@ -38,6 +38,6 @@ def first_fields(path: Path) -> dict[str, str]:
 def columns(path: Path) -> list[str]:
     """Columns of a parquet file; none if it cannot be read."""
     try:
-        return list(pq.read_schema(path).names)
-    except (OSError, ValueError, pa.ArrowException):
+        return parquet_columns(path, error=RolloutError)
+    except RolloutError:
         return []

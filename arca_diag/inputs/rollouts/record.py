@@ -11,6 +11,10 @@ import numpy as np
 
 from arca_diag.errors import RolloutError
 
+# Why completions are left out, where several formats have the same reason.
+EMPTY = "empty: no token to credit"
+OTHERS_TURNS = "turns of others in it, whose tokens the text does not tell apart"
+
 Chat = Sequence[Mapping[str, Any]]
 
 

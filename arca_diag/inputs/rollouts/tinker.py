@@ -13,13 +13,12 @@ from arca_diag.errors import RolloutError
 from arca_diag.inputs.rollouts import fields
 from arca_diag.inputs.rollouts.lines import json_lines
 from arca_diag.inputs.rollouts.peek import first_fields
-from arca_diag.inputs.rollouts.record import Fault, Notes, Sample
+from arca_diag.inputs.rollouts.record import EMPTY, Fault, Notes, Sample
 from arca_diag.inputs.runs import Run
 
 _CAPTURED = "sample.jsonl"
 _SUMMARIES = "train_rollout_summaries.jsonl"
 _ITERATION = re.compile(r"iteration[_=/: ]*([0-9]{1,15})")
-_EMPTY = "empty: no token to credit"
 
 
 def sniff(path: Path) -> bool:
@@ -65,7 +64,7 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
                 if sample.completion:
                     yield sample
                 else:
-                    notes.left_out[_EMPTY] += 1
+                    notes.left_out[EMPTY] += 1
         except Fault as fault:
             notes.fault(place, fault, group)
 

@@ -4,6 +4,7 @@ Chats go through the run's template, plain prompts as they are, completions by t
 nothing added: prompt and completion tokenised together would merge across their border.
 """
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,11 +35,13 @@ def to_rollouts(
     Returns:
         In the order given; a completion whose text gives no token is left out.
 
+    Ids of padding are dropped: some exports keep the rectangle that a batch was.
+
     Raises:
         RolloutError: Text without a tokenizer, a template that fails, a prompt without a token,
             or recorded ids that do not decode to the text beside them.
     """
-    chosen = list(samples)
+    chosen = [_unpadded(sample, tokenizer, end_tokens) for sample in samples]
     prompts = prompt_ids(chosen, tokenizer, run)
     _try_out(tokenizer, [s.completion for s in chosen if isinstance(s.completion, str)])
     limit = run.training_args.get("max_completion_length")
@@ -140,6 +143,40 @@ def _need_tokenizer(samples: Sequence[Sample], tokenizer: Any | None) -> None:
             )
 
 
+def _unpadded(sample: Sample, tokenizer: Any | None, end_tokens: frozenset[int]) -> Sample:
+    """Without padding to the left of the prompt and to the right of the completion.
+
+    The token that pads may also begin a text or end one: then the one next to it stays.
+    """
+    pad = getattr(tokenizer, "pad_token_id", None)
+    prompt, completion = sample.prompt, sample.completion
+    if pad is None or isinstance(completion, str):
+        return sample
+    if isinstance(prompt, tuple):
+        begins = pad == getattr(tokenizer, "bos_token_id", None)
+        prompt = prompt[max(0, _run_of(pad, prompt) - begins) :]
+    keep = len(completion) - max(0, _run_of(pad, completion[::-1]) - (pad in end_tokens))
+
+    def cut(values: Any) -> Any:
+        return values[:keep] if isinstance(values, tuple) else values
+
+    return dataclasses.replace(
+        sample,
+        prompt=prompt,
+        completion=completion[:keep],
+        mask=cut(sample.mask),
+        advantage=cut(sample.advantage),
+        sampling_logprobs=cut(sample.sampling_logprobs),
+        trainer_logprobs=cut(sample.trainer_logprobs),
+        entropies=cut(sample.entropies),
+    )
+
+
+def _run_of(token: int, ids: tuple[int, ...]) -> int:
+    """How many of the first ids are this one."""
+    return next((place for place, i in enumerate(ids) if i != token), len(ids))
+
+
 def _key(sample: Sample) -> str:
     return json.dumps([sample.prompt, sample.rendered], sort_keys=True, default=str)
 
@@ -186,6 +223,8 @@ def _chat(sample: Sample) -> Chat:
 def _prompt_ids(sample: Sample, text: str | None, tokenizer: Any | None) -> tuple[int, ...]:
     """The ids of a prompt; `text` is what a chat was rendered to."""
     if isinstance(sample.prompt, tuple):
+        if not sample.prompt:
+            raise RolloutError(f"{sample.place}: the prompt is nothing but padding")
         return sample.prompt
     assert tokenizer is not None
     if isinstance(sample.prompt, str):

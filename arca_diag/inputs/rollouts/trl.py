@@ -3,21 +3,28 @@
 The tables hold text with the special tokens stripped, one row a completion, a group's rows
 together. `completions_k` was sampled by the policy after k - 1 optimizer steps or, where a batch
 is used for several steps, at the first of them; the batch is written again under each.
+
+TRL keeps the last completions in one queue, those of an evaluation among them, and writes the
+evaluation's table over that of training. A table with any of them is left out whole.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from arca_diag.errors import RolloutError
 from arca_diag.inputs.rollouts import fields, logged
-from arca_diag.inputs.rollouts.record import Chat, Notes, Sample
+from arca_diag.inputs.rollouts.lines import files_in
+from arca_diag.inputs.rollouts.parquet import parquet_rows
+from arca_diag.inputs.rollouts.record import EMPTY, Chat, Fault, Notes, Sample
 from arca_diag.inputs.runs import Run
 from arca_diag.trl import IDS_COLUMN, STEP_COLUMN
 
 _NOT_REWARDS = ("step", "prompt", "completion", "advantage", IDS_COLUMN, STEP_COLUMN)
+_TABLE = 2**30  # bytes of one table once decoded: it is held whole
+_IMAGES = "a prompt with more than text in it, which is not replayed"
+_TOOLS = "tool calls, whose tokens the table does not tell apart"
+_PARSED = "parsed into reasoning and answer, and the text between is lost"
 
 
 def sniff(path: Path) -> bool:
@@ -29,104 +36,106 @@ def sniff(path: Path) -> bool:
 
 def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     """Read every table, once per batch."""
-    batches: dict[str, str] = {}
     notes.group_source = "rows that lie together and share a prompt"
-    for file in sorted(path.glob("completions_*.parquet")) if path.is_dir() else [path]:
+    told = logged.evaluated_steps(run)
+    first: dict[str, str] = {}  # batch -> the table it was first written to
+    evaluated: set[str] = set()
+    numbers: set[int] = set()
+    files = files_in(path, "completions_*.parquet", notes) if path.is_dir() else [path]
+    for file in files:
         notes.reading(file)
-        rows = _rows(file, notes)
-        if not rows:
+        try:
+            rows = [row for _, row in parquet_rows(file, _TABLE)]
+            number = _number(rows)
+        except (Fault, RolloutError) as fault:
+            notes.fault(file.name, str(fault).removeprefix(f"{file.parent.name}/{file.name}: "))
             continue
-        first = batches.setdefault(_fingerprint(rows), file.stem)
-        notes.batches[int(rows[0]["step"])] = first
-        if first != file.stem:
+        batch = logged.fingerprint(
+            [[row["prompt"], row["completion"], row.get("advantage")] for row in rows]
+        )
+        is_evaluation = (
+            number in told
+            or logged.evaluation_is_due(number, run)
+            or any(_is_sampled_after(row, number) for row in rows)
+            or batch in evaluated
+        )
+        if is_evaluation:
+            evaluated.add(batch)
+            notes.eval_excluded += len(rows)
+        elif first.setdefault(batch, file.stem) != file.stem:
             notes.duplicates += len(rows)
-            continue
-        yield from _read_batch(file, rows, run, notes)
+            notes.batches[number] = first[batch]
+        else:
+            notes.batches[number] = file.stem
+            # Where the table before holds another batch, this one was sampled in between.
+            step, how = (
+                (number - 1, "sampled after k - 1 steps")
+                if number - 1 in numbers
+                else logged.sampling_step(number, run.training_args)
+            )
+            notes.step_source = f"the table's number k: {how}"
+            yield from _read_batch(file, rows, step, run, notes)
+        numbers.add(number)
 
 
-def _rows(file: Path, notes: Notes) -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        notes.fault(file.name, f"not a readable parquet file: {str(error).splitlines()[0]}")
-        return []
+def _number(rows: list[dict[str, Any]]) -> int:
+    """The step in a table's rows, which is the number in its name."""
     if not rows:
-        notes.fault(file.name, "no rows in it")
-        return []
+        raise Fault("no rows in it")
     missing = [name for name in ("step", "prompt", "completion") if name not in rows[0]]
     if missing:
-        notes.fault(file.name, f"no column {', '.join(missing)}: not a TRL table")
-        return []
-    for number, row in enumerate(rows):
-        if wrong := _wrong(row):
-            notes.fault(f"{file.name}: row {number}", wrong)
-            return []
-    return rows
+        raise Fault(f"no column {', '.join(missing)}: not a TRL table")
+    number = fields.step(rows[0])
+    if number is None:
+        raise Fault("row 0: no step")
+    return number
 
 
-def _wrong(row: dict[str, Any]) -> str:
-    if row["prompt"] is None or row["completion"] is None or row["step"] is None:
-        return "no step, prompt or completion"
-    for column, is_right in _KINDS.items():
-        if row.get(column) is not None and not is_right(row[column]):
-            return f"{column} is not what TRL writes"
-    return ""
+def _is_sampled_after(row: dict[str, Any], number: int) -> bool:
+    """Whether the recorder says that the table's step was done: only evaluations come then."""
+    sampled = logged.finite(row.get(STEP_COLUMN))
+    return sampled is not None and sampled >= number
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < 2**63 and value == int(value)
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, list) and all(isinstance(part, dict) for part in value)
-    )
-
-
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "step": _is_whole,
-    STEP_COLUMN: _is_whole,
-    "prompt": _is_message,
-    "completion": _is_message,
-    # Ids beyond 32 bits are no token's, and tokenizers cannot even be asked about them.
-    IDS_COLUMN: lambda ids: (
-        isinstance(ids, list) and all(isinstance(i, int) and abs(i) < 2**31 for i in ids)
-    ),
-}
-
-
-def _fingerprint(rows: list[dict[str, Any]]) -> str:
-    """The batch, whatever step it was written under."""
-    return logged.fingerprint(
-        [[row["prompt"], row["completion"], row.get("advantage")] for row in rows]
-    )
-
-
-def _read_batch(file: Path, rows: list[dict[str, Any]], run: Run, notes: Notes) -> Iterator[Sample]:
-    step = _sampling_step(rows[0], run, notes)
+def _read_batch(
+    file: Path, rows: list[dict[str, Any]], step: int, run: Run, notes: Notes
+) -> Iterator[Sample]:
     rewards = _rewards(rows, run)
     weights = logged.reward_weights(rewards, run.training_args)
-    sizes = logged.group_sizes((row["prompt"] for row in rows), run.training_args)
+    # Where the policy had tools, the template showed them to it, and the table does not.
+    guessed = any(_speaks(row["completion"], "tool") for row in rows)
     number = 0
-    for group, size in enumerate(sizes):
+    for group, size in enumerate(
+        logged.group_sizes((row["prompt"] for row in rows), run.training_args)
+    ):
         for row in rows[number : number + size]:
-            place = f"{file.name}: row {number}"
+            place, identity = f"{file.name}: row {number}", f"{file.stem}/{number}"
             number += 1
-            recorded, text = row.get(IDS_COLUMN), _text(row["completion"])
-            if why := _unreadable(row["completion"], recorded is not None):
+            prompt = None
+            try:
+                prompt = _message(row, "prompt")
+                if fields.step(row) != fields.step(rows[0]):
+                    raise Fault("step is not that of row 0")
+                completion, ids = _message(row, "completion"), fields.ids(row, IDS_COLUMN)
+                sampled = fields.step(row, STEP_COLUMN)
+            except Fault as fault:
+                notes.fault(place, fault, f"{file.stem}/g{group}" if prompt else None)
+                continue
+            text = _text(completion)
+            if why := _unreadable(prompt, completion, text if ids is None else ids):
                 notes.left_out[why] += 1
                 continue
-            if not (text if recorded is None else recorded):
-                continue  # an empty completion has no token to credit
-            prompt = row["prompt"]
+            if sampled is not None:
+                notes.step_source = "the recorder"
             yield Sample(
-                id=f"{file.stem}/{number - 1}",
+                id=identity,
                 place=place,
-                step=step,
+                step=step if sampled is None else sampled,
                 group_id=f"{file.stem}/g{group}",
                 batch=file.stem,
                 prompt=prompt,
-                completion=text if recorded is None else tuple(int(i) for i in recorded),
+                completion=text if ids is None else ids,
+                guessed_prompt=guessed,
                 reward=logged.total_reward((row.get(name) for name in rewards), weights),
                 advantage=logged.finite(row.get("advantage")),
                 prompt_text=prompt if isinstance(prompt, str) else fields.plain_text(prompt),
@@ -134,15 +143,15 @@ def _read_batch(file: Path, rows: list[dict[str, Any]], run: Run, notes: Notes) 
             )
 
 
-def _sampling_step(row: dict[str, Any], run: Run, notes: Notes) -> int:
-    """The recorder's own step, or the first step at which this batch was used."""
-    sampled = row.get(STEP_COLUMN)
-    if sampled is not None:
-        notes.step_source = "the recorder"
-        return int(sampled)
-    step, how = logged.sampling_step(int(row["step"]), run.training_args)
-    notes.step_source = f"the table's number k: {how}"
-    return step
+def _message(row: dict[str, Any], key: str) -> str | list[dict[str, Any]]:
+    """A text, or a chat."""
+    if isinstance(row[key], str):
+        return row[key]
+    chat = fields.messages(row[key])
+    if chat is None:
+        kind = type(row[key]).__name__
+        raise Fault(f"{key} must be a text or a chat, found {kind}")
+    return chat
 
 
 def _rewards(rows: list[dict[str, Any]], run: Run) -> list[str]:
@@ -155,19 +164,33 @@ def _rewards(rows: list[dict[str, Any]], run: Run) -> list[str]:
     ]
 
 
-def _unreadable(completion: str | Chat, has_ids: bool) -> str:
+def _unreadable(prompt: str | Chat, completion: str | Chat, tokens: str | tuple[int, ...]) -> str:
     """Why the tokens of a completion cannot be known from the table; empty if they can."""
-    if isinstance(completion, str):
-        return ""
-    if any(message.get("role") not in (None, "assistant") for message in completion):
-        return "tool calls, whose tokens the table does not tell apart"
-    if not has_ids and any(_is_parsed(message) for message in completion):
-        return "parsed into reasoning and answer, and the text between is lost"
-    return ""
+    if not isinstance(prompt, str) and not all(map(_is_text, prompt)):
+        return _IMAGES
+    if not isinstance(completion, str):
+        if any(message.get("role") not in (None, "assistant") for message in completion):
+            return _TOOLS
+        if isinstance(tokens, str) and any(map(_is_parsed, completion)):
+            return _PARSED
+    return "" if tokens else EMPTY
+
+
+def _is_text(message: Mapping[str, Any]) -> bool:
+    """Whether a message holds nothing but text: images are logged as blocks without theirs."""
+    content = message.get("content")
+    return not isinstance(content, list) or all(
+        isinstance(block, dict) and block.get("type") == "text" for block in content
+    )
 
 
 def _is_parsed(message: Mapping[str, Any]) -> bool:
     return any(value for key, value in message.items() if key not in ("role", "content"))
+
+
+def _speaks(completion: object, role: str) -> bool:
+    chat = fields.messages(completion)
+    return chat is not None and any(message.get("role") == role for message in chat)
 
 
 def _text(completion: str | Chat) -> str:

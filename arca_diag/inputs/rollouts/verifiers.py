@@ -119,8 +119,8 @@ def _read_episode(
         return
     if samples and step is not None and source not in notes.step_source:
         notes.step_source += ("; " if notes.step_source else "") + source
-    if samples:
-        notes.group_source = "recorded" if group else "the same prompt at the same step"
+    if samples and group is None:
+        notes.group_source = "the same prompt at the same step, where none is recorded"
     yield from samples
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from arca_diag.inputs.rollouts import fields
 from arca_diag.inputs.rollouts.lines import files_in, is_lines_of, json_lines
-from arca_diag.inputs.rollouts.record import Chat, Fault, Notes, Sample
+from arca_diag.inputs.rollouts.record import EMPTY, Chat, Fault, Notes, Sample
 from arca_diag.inputs.runs import Run
 
 _KEYS = frozenset({"example_id", "prompt"})
@@ -42,7 +42,9 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
                     notes.left_out["a prompt with more than text in it"] += 1
                 elif completion is None:
                     notes.left_out["several turns, whose tokens the text does not tell apart"] += 1
-                elif completion:  # an empty one has no token to credit
+                elif not completion:
+                    notes.left_out[EMPTY] += 1
+                else:
                     yield _sample(place, number, group, prompt, completion, record)
             except Fault as fault:
                 notes.fault(place, fault, group)

@@ -16,14 +16,12 @@ from arca_diag.inputs.rollouts import fields
 from arca_diag.inputs.rollouts.lines import json_lines
 from arca_diag.inputs.rollouts.peek import first_fields
 from arca_diag.inputs.rollouts.prompts import holds_turns, shows_special_tokens, split_roles
-from arca_diag.inputs.rollouts.record import Fault, Notes, Sample
+from arca_diag.inputs.rollouts.record import EMPTY, OTHERS_TURNS, Fault, Notes, Sample
 from arca_diag.inputs.runs import Run
 
 _STEP_FILE = re.compile(r"[0-9]+\.jsonl")
 _UID = re.compile(r"(.+)_[0-9]+_[0-9]+", re.DOTALL)
 _VALIDATION = re.compile(r"(?:^|[_.-])(?:val|valid|validation)(?:[_.-]|$)", re.IGNORECASE)
-_EMPTY = "empty: no token to credit"
-_TURNS = "turns of others in it, whose tokens the text does not tell apart"
 
 
 def sniff(path: Path) -> bool:
@@ -66,7 +64,7 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
                 continue
             _note_sources(record, step, validation, notes)
             if not completion or holds_turns(completion):
-                notes.left_out[_TURNS if completion else _EMPTY] += 1
+                notes.left_out[OTHERS_TURNS if completion else EMPTY] += 1
                 continue
             rendered = shows_special_tokens(prompt)
             chat = None if rendered else split_roles(prompt)

@@ -5,16 +5,13 @@ holds a training state without one: then the command that makes an adapter of it
 than "not found".
 """
 
-import functools
-import itertools
 import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from arca_diag.errors import ArcaError
 from arca_diag.inputs.files import children, read_json, read_text, step_number, within
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
@@ -22,7 +19,10 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_mo
 #: Folders beside or in a step folder whose adapter, if any, is not that step's policy.
 _NEVER = re.compile(r"\.|_?critic|_?ref(erence)?(_adapter)?$|default$|pissa_|merged$|optim")
 
-_DEPTH = 4  # folders below a step folder in which an adapter is looked for
+#: Where LLaMA-Factory puts a PiSSA adapter that it has converted to a plain LoRA.
+CONVERTED = "pissa_converted"
+
+DEPTH = 4  # folders below a step folder in which an adapter is looked for
 _MAX_FOLDERS = 500  # so many of them
 
 
@@ -116,163 +116,9 @@ class Layout:
     others: Callable[[Path], Iterator[Refused]] = lambda root: iter(())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Survey:
-    """What a folder holds.
-
-    Attributes:
-        checkpoints: In step order.
-        refused: Those that cannot be used, in step order.
-        layout: The layout of the checkpoints, or None if there are none.
-    """
-
-    checkpoints: tuple[Checkpoint, ...] = ()
-    refused: tuple[Refused, ...] = ()
-    layout: Layout | None = field(default=None)
-
-
 def has_adapter(folder: Path) -> bool:
     """Whether any of an adapter's files is there."""
     return any((folder / name).is_file() for name in ADAPTER_FILES)
-
-
-def survey(root: Path) -> Survey:
-    """Find the checkpoints of a run's folder, whatever left them.
-
-    Raises:
-        ArcaError: Two checkpoints have the same step.
-    """
-    listed = functools.cache(children)
-    chosen: Layout | None = None
-    usable: dict[int, Checkpoint] = {}
-    refused: list[Refused] = []
-    for layout in LAYOUTS:
-        if layout.needs and not (root / layout.needs).is_file():
-            continue
-        found = list(_collect(layout, root, listed))
-        refused += [f for f in found if isinstance(f, Refused)]
-        if not usable:
-            usable = _by_step([f for f in found if isinstance(f, Checkpoint)], root)
-            chosen = layout if usable else None
-    left = {(r.name if r.step is None else r.step): r for r in reversed(refused)}
-    return Survey(
-        checkpoints=tuple(usable[step] for step in sorted(usable)),
-        refused=tuple(sorted((left[k] for k in left if k not in usable), key=_refused_order)),
-        layout=chosen,
-    )
-
-
-def step_folders(path: Path) -> Iterator[tuple[Path, Path, bool]]:
-    """Step folders that a path is, or lies in, by their names alone.
-
-    Yields:
-        The run that the step folder would be of, the step folder, and whether it lies in the
-        run directly. The nearest step folder comes first, and its farthest run.
-    """
-    places = sorted((p for lay in LAYOUTS for p in lay.places), key=lambda p: -len(p.parts))
-    seen = set()
-    for folder in (path, *itertools.islice(path.parents, _DEPTH)):
-        for place in places:
-            root = Path(*folder.parts[: -1 - len(place.parts)])
-            fits = folder.parts[-1 - len(place.parts) : -1] == place.parts
-            if fits and (root, folder) not in seen and place.step.fullmatch(folder.name):
-                seen.add((root, folder))
-                yield root, folder, not place.parts
-
-
-def run_above(path: Path) -> Path:
-    """The run, where a path is a folder in which a run keeps its steps; else the path."""
-    for layout in LAYOUTS:
-        for parts in {p.parts for p in layout.places if p.parts}:
-            root = Path(*path.parts[: -len(parts)])
-            if path.parts[-len(parts) :] == parts and has_signs(root, layout, but=parts[0]):
-                return root
-    return path
-
-
-def has_signs(root: Path, layout: Layout, but: str = "") -> bool:
-    """Whether what a trainer leaves beside its checkpoints is there, another name than `but`."""
-    return any(layout.signs.fullmatch(p.name) and p.name != but for p in children(root))
-
-
-def sharded_fault(found: tuple[Refused, ...], root: Path) -> ArcaError:
-    """The error where nothing but refused checkpoints is there: the newest one's reason."""
-    newest = found[-1]
-    names = ", ".join(r.name for r in found[:5]) + (", ..." if len(found) > 5 else "")
-    return ArcaError(
-        f"{root.name}: no LoRA adapter that can be read ({names}): {newest.name}: {newest.reason}",
-        hint=f"in {root}: {newest.hint}",
-    )
-
-
-def _collect(
-    layout: Layout, root: Path, listed: Callable[[Path], list[Path]]
-) -> Iterator[Checkpoint | Refused]:
-    yield from layout.others(root)
-    before: set[int | None] = set()
-    for place in layout.places:
-        base = root.joinpath(*place.parts)
-        if not base.is_dir():
-            continue
-        if not within(base, root):
-            yield _leads_out(base.name, None, base)
-            continue
-        here: set[int | None] = set()
-        for folder in listed(base):
-            match = place.step.fullmatch(folder.name)
-            step = step_number(match[1]) if match else None
-            if step is None or step in before or not folder.is_dir():
-                continue
-            found = _entry(layout, place, root, folder, step)
-            if isinstance(found, Checkpoint):
-                here.add(step)
-            if found is not None:
-                yield found
-        before |= here
-
-
-def _entry(
-    layout: Layout, place: Place, root: Path, folder: Path, step: int
-) -> Checkpoint | Refused | None:
-    if not within(folder, root):
-        return _leads_out(folder.name, step, folder)
-    found = place.look(folder, root)
-    if isinstance(found, Fault):
-        return Refused(
-            name=folder.name, step=step, path=folder, reason=found.reason, hint=found.hint
-        )
-    if found is not None and not within(found, root):
-        return _leads_out(folder.name, step, found)
-    if found is None:
-        return None
-    return Checkpoint(name=folder.name, step=step, path=found, layout=layout.name)
-
-
-def _leads_out(name: str, step: int | None, path: Path) -> Refused:
-    return Refused(
-        name=name,
-        step=step,
-        path=path,
-        reason="a symbolic link that leads out of the run, which is not followed",
-        hint="copy what it points at into the run, or scan that itself",
-    )
-
-
-def _by_step(found: list[Checkpoint], root: Path) -> dict[int, Checkpoint]:
-    chosen: dict[int, Checkpoint] = {}
-    for checkpoint in found:
-        assert checkpoint.step is not None, "step folders have a step"
-        other = chosen.setdefault(checkpoint.step, checkpoint)
-        if other is not checkpoint:
-            raise ArcaError(
-                f"{root.name}: {other.name} and {checkpoint.name} are both step {checkpoint.step}",
-                hint="keep one of them in the run and move the other out of it",
-            )
-    return chosen
-
-
-def _refused_order(refused: Refused) -> tuple[int, str]:
-    return (-1 if refused.step is None else refused.step, refused.name)
 
 
 def _shown(path: Path, root: Path) -> str:
@@ -287,7 +133,7 @@ def _names(folder: Path) -> list[str]:
 def _search(folder: Path, root: Path) -> Path | Fault | None:
     """The one adapter nearest below a step folder; a fault where two are equally near."""
     level, seen = [folder], 0
-    for _ in range(_DEPTH + 1):
+    for _ in range(DEPTH + 1):
         found = [f for f in level if has_adapter(f)]
         if len(found) > 1:
             names = ", ".join(_shown(f, root) for f in found[:5])
@@ -320,9 +166,23 @@ def _gather_deepspeed(folder: Path, tag: str, root: Path, target: str) -> str:
     )
 
 
+def _gather_dcp(shards: Path, target: str, root: Path) -> str:
+    """The same for a distributed checkpoint of torch."""
+    return (
+        "python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+        f"{_shown(shards, root)} state.pt, then save the tensors in it that have lora_ in their "
+        f"names as {target}/adapter_model.safetensors and write the run's LoraConfig beside them "
+        f"with save_pretrained({target!r})"
+    )
+
+
 def _hf(folder: Path, root: Path) -> Path | Fault | None:
-    """HF Trainer and all that build on it; ms-swift may keep the adapter in default/."""
-    for place in (folder, folder / "default"):
+    """HF Trainer and all that build on it.
+
+    ms-swift may keep the adapter in default/; a PiSSA adapter that was converted to a plain LoRA
+    counts before the one that it was made of.
+    """
+    for place in (folder / CONVERTED, folder, folder / "default"):
         if has_adapter(place):
             return place
     if (folder / "pytorch_model_fsdp_0").is_dir():
@@ -357,10 +217,12 @@ def _verl(folder: Path, root: Path) -> Path | Fault | None:
         backend = "megatron"
     if not backend:
         return None
+    more = "; for the next run: hf_model in actor.checkpoint.save_contents"
     return Fault(
         f"verl's {backend} shards, no adapter",
         f"python -m verl.model_merger merge --backend {backend} "
-        f"--local_dir {_shown(actor, root)} --target_dir {shlex.quote(f'merged/{folder.name}')}",
+        f"--local_dir {_shown(actor, root)} --target_dir {shlex.quote(f'merged/{folder.name}')}"
+        + (more if backend == "megatron" else ""),
     )
 
 
@@ -386,9 +248,8 @@ def _prime_state(folder: Path, root: Path) -> Path | Fault | None:
         return None
     return Fault(
         "prime-rl's sharded training state, no adapter",
-        f"uv run rl @ rl.toml --ckpt.resume-step {folder.name.removeprefix('step_')} "
-        "--trainer.ckpt.weights.save-adapter-separately, with the run's own rl.toml, writes "
-        "adapters below weights/; broadcasts/ keeps only the last ones",
+        _gather_dcp(folder / "trainer", f"weights/{folder.name}/lora_adapters", root)
+        + "; for the next run: trainer.ckpt.weights.save_adapter_separately = true",
     )
 
 
@@ -414,9 +275,7 @@ def _nemo(folder: Path, root: Path) -> Path | Fault | None:
     found = _search(folder, root)
     if found is not None:
         return found
-    weights, out = policy / "weights", shlex.quote(f"{folder.name}/hf_adapter")
-    if not weights.is_dir():
-        return None
+    weights, out = policy / "weights", f"{folder.name}/hf_adapter"
     iterations = [n for n in _names(weights) if re.fullmatch(r"iter_[0-9]+", n)]
     if iterations:
         return Fault(
@@ -426,12 +285,14 @@ def _nemo(folder: Path, root: Path) -> Path | Fault | None:
             f"--adapter-ckpt {_shown(weights / iterations[-1], root)} "
             f"--hf-model-name BASE_MODEL --hf-ckpt-path {out} --adapter-only",
         )
-    return Fault(
-        "NeMo-RL's distributed checkpoint (DCP), no adapter",
-        "uv run examples/converters/convert_dcp_to_hf.py "
-        f"--config {_shown(folder / 'config.yaml', root)} --dcp-ckpt-path {_shown(weights, root)} "
-        f"--hf-ckpt-path {out}",
-    )
+    for shards in (weights / "model", weights):
+        if any(name.endswith(".distcp") for name in _names(shards)):
+            return Fault(
+                "NeMo-RL's distributed checkpoint (DCP), no adapter",
+                _gather_dcp(shards, out, root)
+                + "; for the next run: checkpointing.model_save_format=safetensors",
+            )
+    return None
 
 
 def _deepspeed(folder: Path, root: Path) -> Path | Fault | None:

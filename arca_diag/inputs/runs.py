@@ -11,11 +11,14 @@ from arca_diag.inputs.facts import read_arguments, read_state, recognise
 from arca_diag.inputs.files import children, step_number, within
 from arca_diag.inputs.layouts import (
     ADAPTER_FILES,
+    CONVERTED,
     LAYOUTS,
     Checkpoint,
     Refused,
-    Survey,
     has_adapter,
+)
+from arca_diag.inputs.survey import (
+    Survey,
     has_signs,
     run_above,
     sharded_fault,
@@ -29,7 +32,9 @@ __all__ = ["ADAPTER_FILES", "Checkpoint", "Refused", "Run", "find_run", "select_
 _SWIFT_VERSION = re.compile(r"v([0-9]{1,9})-.+")
 
 #: Names of adapter folders that say nothing of which checkpoint it is.
-_TELLS_NOTHING = {"lora_adapter", "adapter", "default", "actor", "huggingface", "model"}
+_TELLS_NOTHING = {
+    "lora_adapter", "adapter", "default", "actor", "huggingface", "model", CONVERTED,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +218,10 @@ def _swift_version(path: Path) -> Path | None:
 
 
 def _bare(path: Path) -> Checkpoint | None:
-    """An adapter folder, or the target of verl's merger with one in lora_adapter/."""
-    merged = path / "lora_adapter"
+    """An adapter folder, or one with LLaMA-Factory's converted adapter, or verl's merged one."""
+    merged, converted = path / "lora_adapter", path / CONVERTED
+    if has_adapter(converted) and within(converted, path):
+        return Checkpoint(name=path.name, step=None, path=converted, layout="bare")
     if not has_adapter(path):
         if not has_adapter(merged) or not within(merged, path):
             return None

@@ -50,6 +50,11 @@ LAID_OUT = {
         [],
         [("checkpoint-5", 5, "checkpoint-5/default", "hf")],
     ),
+    "a converted PiSSA adapter": (
+        ["checkpoint-5", "checkpoint-5/pissa_converted", "checkpoint-5/pissa_init"],
+        [],
+        [("checkpoint-5", 5, "checkpoint-5/pissa_converted", "hf")],
+    ),
     "verl": (
         ["global_step_20/actor/lora_adapter", "global_step_3/actor/lora_adapter"],
         ["global_step_20/critic/lora_adapter/adapter_config.json"],
@@ -107,6 +112,11 @@ LAID_OUT = {
         ["000020", "adapters/000003"],
         ["checkpoints.jsonl"],
         [("000020", 20, "000020", "tinker")],
+    ),
+    "nemo-rl, adapter by Automodel": (
+        ["step_3/policy/weights/model"],
+        ["step_3/config.yaml", "step_3/policy/tokenizer/tokenizer.json"],
+        [("step_3", 3, "step_3/policy/weights/model", "nemo-rl")],
     ),
     "steps of others": (["step_3"], [], [("step_3", 3, "step_3", "steps")]),
 }
@@ -223,6 +233,20 @@ class TestLayouts:
             find_run(run)
         assert caught.value.hint.endswith("v10-x")
 
+    def test_the_adapter_that_llama_factory_converted_counts_before_its_pissa_original(self, run):
+        adapters(run, ".", "pissa_init", "pissa_backup", "pissa_converted")
+        assert found(find_run(run)) == [("run", None, "pissa_converted", "bare")]
+        assert find_run(run / "pissa_converted").checkpoints[0].name == "run"
+        adapters(run, "checkpoint-5")
+        assert found(find_run(run)) == [("checkpoint-5", 5, "checkpoint-5", "hf")]
+
+    def test_a_step_without_adapter_or_shards_is_no_checkpoint(self, run):
+        touch(adapters(run, "step_5/hf_adapter"), "step_5/training_info.json")
+        touch(run, "step_10/training_info.json", "step_10/policy/weights/model.safetensors")
+        got = find_run(run)
+        assert [c.step for c in got.checkpoints] == [5]
+        assert got.refused == ()
+
     def test_the_target_of_verls_merger_is_a_bare_adapter(self, tmp_path):
         adapters(tmp_path, "target/lora_adapter")
         touch(tmp_path, "target/config.json")
@@ -288,13 +312,22 @@ SHARDED = {
         ["checkpoints/step_10/trainer/.metadata"],
         "checkpoints/step_10",
         "prime-rl's sharded training state",
-        "--ckpt.resume-step 10",
+        "format_utils dcp_to_torch checkpoints/step_10/trainer state.pt, then save the tensors in "
+        "it that have lora_ in their names as "
+        "weights/step_10/lora_adapters/adapter_model.safetensors",
     ),
     "nemo-rl": (
         ["step_10/policy/weights/__0_0.distcp", "step_10/config.yaml"],
         "step_10",
         "distributed checkpoint",
-        "convert_dcp_to_hf.py --config step_10/config.yaml --dcp-ckpt-path step_10/policy/weights",
+        "format_utils dcp_to_torch step_10/policy/weights state.pt, then save the tensors in it "
+        "that have lora_ in their names as step_10/hf_adapter/adapter_model.safetensors",
+    ),
+    "nemo-rl, newer": (
+        ["step_10/policy/weights/model/__0_0.distcp", "step_10/training_info.json"],
+        "step_10",
+        "distributed checkpoint",
+        "dcp_to_torch step_10/policy/weights/model state.pt",
     ),
     "nemo-rl megatron": (
         ["step_10/policy/weights/iter_0000000/x.distcp"],

@@ -357,6 +357,24 @@ class TestArgumentsOfOthers:
         assert found.training_args == {"temperature": 0.9, "num_generations": 8}
         assert found.training_args_source == "checkpoint-20/args.json"
 
+    def test_ms_swift_says_which_adapter_the_policy_was_held_to(self, run_folder):
+        (run_folder / "args.json").write_text(json.dumps({"ref_adapters": ["/x/sft"], "beta": 0.1}))
+        assert find_run(run_folder).training_args == {"ref_adapters": ["/x/sft"], "beta": 0.1}
+
+    def test_llama_factory_says_which_adapters_it_merged(self, run_folder):
+        (run_folder / "training_args.yaml").write_text(
+            "adapter_name_or_path: saves/one,saves/two\ncreate_new_adapter: true\n"
+            "ref_model: [1]\nhub_token: secret\n"
+        )
+        said = {"adapter_name_or_path": "saves/one,saves/two", "create_new_adapter": True}
+        found = find_run(run_folder)
+        assert found.training_args == said
+        assert found.training_args_source == "training_args.yaml"
+        write_torch_pickle(run_folder / "training_args.bin", Arguments(0.7))
+        found = find_run(run_folder)
+        assert found.training_args == said | {"temperature": 0.7}
+        assert found.training_args_source == "training_args.bin"
+
     def test_nemo_rl_writes_yaml(self, tmp_path):
         write_adapter(tmp_path / "step_3" / "policy")
         (tmp_path / "step_3" / "config.yaml").write_text(
@@ -385,7 +403,9 @@ class TestArgumentsOfOthers:
         }  # fmt: skip
         assert found.training_args_source == "configs/orchestrator.toml"
 
-    @pytest.mark.parametrize("name", ["args.json", "config.yaml", "configs/orchestrator.toml"])
+    @pytest.mark.parametrize(
+        "name", ["args.json", "config.yaml", "training_args.yaml", "configs/orchestrator.toml"]
+    )
     @pytest.mark.parametrize(
         "damaged",
         [

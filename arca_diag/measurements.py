@@ -1,5 +1,6 @@
 """The figures of a report: every diagnostic of every credit, summarised over prompts."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -67,7 +68,7 @@ def _one(
     rows: pd.DataFrame,
 ) -> Measurement:
     defined = ~np.isnan(values)
-    value, n_clusters = cluster_mean(values, rows["cluster"].to_numpy(object))
+    found = cluster_mean(values, rows["cluster"].to_numpy(object))
     used = rows[defined]
     return Measurement(
         checkpoint=checkpoint,
@@ -76,15 +77,19 @@ def _one(
         sharpening=sharpening,
         against=None,
         name=name,
-        value=value if n_clusters else None,
-        low=None,
-        high=None,
-        n_clusters=n_clusters,
+        value=_known(found.value),
+        low=_known(found.low),
+        high=_known(found.high),
+        n_clusters=found.n_clusters,
         n_groups=used["group_id"].nunique(),
         n_completions=len(used),
         n_tokens=int(used["n_tokens"].sum()),
-        reason=None if n_clusters else _reason(view, rows),
+        reason=None if found.n_clusters else _reason(view, rows),
     )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _reason(view: View, rows: pd.DataFrame) -> str:

@@ -100,7 +100,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     tokens, trajectories = tables.judge(
         tokens, members, epsilon=config.epsilon, sharpening=config.sharpening
     )
-    verdicts = verdict.exact_verdicts(trajectories, rollouts)
+    verdicts = verdict.judge_regimes(trajectories, rollouts)
     faithful = fidelity.judge_fidelity(
         tokens,
         (r for g in selection.groups() for r in g.rollouts),
@@ -161,7 +161,7 @@ def _judge_saved(
         update={
             "provenance": provenance,
             "measurements": measure(tokens, trajectories, rollouts, steps, config.sharpening),
-            "verdicts": verdict.exact_verdicts(trajectories, rollouts),
+            "verdicts": verdict.judge_regimes(trajectories, rollouts),
         }
     )
     frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)

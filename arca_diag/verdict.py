@@ -1,16 +1,20 @@
-"""The class of one completion: how concentrated its credit is, in words with stated cuts.
+"""How concentrated credit is, in words with stated cuts: of one completion, and of a checkpoint.
 
 The paper gives words (uniform broadcast, spuriously sparse, a useful middle) and no numbers.
 The cuts here are data: the author's poster shades Gini .25 to .60 as the useful middle, the
 cuts on e^ are those of a gamma distribution with that Gini, .15 and .85 mark "hardly anything
-left". Regimes of whole runs are not judged here yet.
+left". A checkpoint has a regime when surely more than half of its completions have it.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from arca_diag.results import Share, Threshold, Verdict, View
+from arca_diag.diagnostics.uncertainty import Estimate, cluster_share, clusters_more
+from arca_diag.results import SettledBy, Share, Threshold, Verdict, View
 
 _POSTER = "the ARCA author's poster shades Gini .25 to .60 as the useful middle"
 _GAMMA = "e^ of a gamma distribution whose Gini is the cut beside it"
@@ -32,11 +36,41 @@ THRESHOLDS = (
         source="below T = 5 structureless (exponential) scores reach G^ >= .85 more than 1% "
         "of the time",
     ),
+    Threshold(
+        id="share-majority",
+        value=0.5,
+        comparator=">",
+        source="a regime is what more than half of the completions have, lower limit of the 95% "
+        "interval over prompts",
+    ),
+    Threshold(
+        id="clusters-least",
+        value=8,
+        comparator=">=",
+        source="Student intervals of shares hold their level from 8 clusters on (simulated: wrong "
+        "calls .024 to .035 at 8 to 32 clusters of 8, nominal .025)",
+    ),
 )
 
 CLASSES = ("uniform", "leaning-uniform", "middle", "leaning-sparse", "sparse")
 SHORT = "short"
 NO_SIGNAL = "no-signal"
+UNDEFINED = "undefined"
+MIXED = "mixed"
+INCONCLUSIVE = "inconclusive"
+
+#: Regime -> the classes that count towards it. In this order: the stronger word, where it holds,
+#: comes before the weaker one of its side.
+REGIMES = {
+    NO_SIGNAL: (NO_SIGNAL,),
+    "sparse": ("sparse",),
+    "leaning-sparse": ("sparse", "leaning-sparse"),
+    "uniform": ("uniform",),
+    "leaning-uniform": ("uniform", "leaning-uniform"),
+    "middle": ("middle",),
+}
+#: Those that share no completion and together hold all: the sides of `mixed`.
+_SIDES = (NO_SIGNAL, "leaning-sparse", "leaning-uniform", "middle")
 
 _COMPARE = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
 
@@ -65,39 +99,55 @@ def classify(
     Returns:
         An object array of class names and None.
     """
-
-    def passed(name: str, values: np.ndarray) -> np.ndarray:
-        cut = next(t for t in thresholds if t.id == name)
-        return np.asarray(_COMPARE[cut.comparator](values, cut.value))
-
-    # -2 uniform, -1 leaning-uniform, 0 middle, 1 leaning-sparse, 2 sparse. A cut that is passed
-    # implies the milder one of its side, so the passed cuts add up.
-    def side(prefix: str, values: np.ndarray) -> np.ndarray:
-        sparse = 1 * passed(f"{prefix}-leaning-sparse", values) + passed(f"{prefix}-sparse", values)
-        flat = 1 * passed(f"{prefix}-leaning-uniform", values) + passed(f"{prefix}-uniform", values)
-        return sparse - flat
-
-    by_gini, by_effn = side("gini", gini_corrected), side("effn", effn_corrected)
+    by_gini = _side("gini", gini_corrected, thresholds)
+    by_effn = _side("effn", effn_corrected, thresholds)
     milder = np.where(np.abs(by_gini) <= np.abs(by_effn), by_gini, by_effn)
     milder = np.where(by_gini * by_effn <= 0, 0, milder)
 
     named = np.array(CLASSES, dtype=object)[milder + 2]
     named[np.isnan(gini_corrected) | np.isnan(effn_corrected)] = None  # never "middle"
-    named[passed("tokens-short", n_tokens)] = SHORT
+    named[_passed("tokens-short", n_tokens, thresholds)] = SHORT
     named[no_signal] = NO_SIGNAL
     named[n_tokens < 2] = None
     return named
 
 
-def exact_verdicts(trajectories: pd.DataFrame, rollouts: pd.DataFrame) -> list[Verdict]:
-    """The regimes that are facts and need no statistics: `no-signal` and `undefined`.
+def _passed(name: str, values: np.ndarray, thresholds: Sequence[Threshold]) -> np.ndarray:
+    cut = next(t for t in thresholds if t.id == name)
+    return np.asarray(_COMPARE[cut.comparator](values, cut.value))
 
-    `no-signal` where every completion that can be judged has raw scores of exactly zero,
-    `undefined` where none counts two tokens. No other regime is judged here.
+
+def _side(prefix: str, values: np.ndarray, thresholds: Sequence[Threshold]) -> np.ndarray:
+    """-2 uniform, -1 leaning-uniform, 0 middle, 1 leaning-sparse, 2 sparse.
+
+    A cut that is passed implies the milder one of its side, so the passed cuts add up.
+    """
+
+    def passed(name: str) -> np.ndarray:
+        return _passed(f"{prefix}-{name}", values, thresholds).astype(int)
+
+    return (
+        passed("leaning-sparse") + passed("sparse") - passed("leaning-uniform") - passed("uniform")
+    )
+
+
+def judge_regimes(
+    trajectories: pd.DataFrame,
+    rollouts: pd.DataFrame,
+    thresholds: tuple[Threshold, ...] = THRESHOLDS,
+) -> list[Verdict]:
+    """The regime of every checkpoint, view, signal and sharpening that has completions.
+
+    `regime` names the stronger of its side's words for which surely (lower limit of the share
+    over prompts) more than half of the classed completions count; `mixed` if surely none has
+    half; else `inconclusive`, with what would settle it. Under 8 prompts always inconclusive,
+    except where every completion is `no-signal`: exact zeros are facts. `undefined` if no
+    completion counts two tokens.
 
     Args:
         trajectories: A row a completion, checkpoint, signal and sharpening.
         rollouts: For each completion its cluster (prompt) and the hash of its ids.
+        thresholds: The cuts, by id.
     """
     known = rollouts.set_index("rollout_id")[["cluster", "completion"]]
     out = []
@@ -107,30 +157,98 @@ def exact_verdicts(trajectories: pd.DataFrame, rollouts: pd.DataFrame) -> list[V
         keys = ["checkpoint", "signal", "sharpening"]
         for key, part in inside.groupby(keys, sort=False):
             name, signal, sharpening = tuple(key)
-            judged = part["class"].dropna()
-            if not (judged == NO_SIGNAL).all():
-                continue
             step = part["checkpoint_step"].iloc[0]
-            used = part if judged.empty else part.loc[judged.index]
+            classes = part["class"].to_numpy(object)
+            classed = (part["class"].notna() & (part["class"] != SHORT)).to_numpy(bool)
+            used = part[classed]
+            ids = known.loc[used["rollout_id"]]
+            found = _regime(classes[classed], ids["cluster"].to_numpy(object), thresholds)
+            regime, settled_by = found.regime, found.settled_by
+            short = int((classes == SHORT).sum())
+            if used.empty:
+                regime = INCONCLUSIVE if short else UNDEFINED
+                settled_by = _NOTHING_CLASSED if short else None
+            sides = [
+                _side(prefix, used[f"{prefix}_corrected"].to_numpy(float), thresholds)
+                for prefix in ("gini", "effn")
+            ]
             out.append(
                 Verdict(
                     checkpoint=str(name) if pd.isna(step) else int(step),
                     view=view,
                     signal=str(signal),
                     sharpening=float(str(sharpening)),
-                    regime="undefined" if judged.empty else NO_SIGNAL,
-                    shares={}
-                    if judged.empty
-                    else {NO_SIGNAL: Share(value=1.0, low=None, high=None)},
-                    left_out={"undefined": int(part["class"].isna().sum())},
-                    disagree=None,
-                    n_clusters=known.loc[used["rollout_id"], "cluster"].nunique(),
+                    regime=regime,
+                    shares={c: _share(e) for c, e in found.shares.items()},
+                    left_out={SHORT: short, UNDEFINED: len(part) - len(used) - short},
+                    disagree=None if used.empty else float((sides[0] != sides[1]).mean()),
+                    n_clusters=ids["cluster"].nunique(),
                     n_groups=used["group_id"].nunique(),
                     n_completions=len(used),
-                    n_distinct=len(known.loc[used["rollout_id"]].drop_duplicates()),
+                    n_distinct=len(ids.drop_duplicates()),
                     n_tokens=int(used["n_tokens"].sum()),
                     causes=[],
-                    settled_by=None,
+                    settled_by=settled_by,
                 )
             )
     return out
+
+
+_NOTHING_CLASSED = SettledBy(
+    clusters_more=None,
+    reason="every completion is too short to be classed: longer ones are needed",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Regime:
+    regime: str
+    shares: dict[str, Estimate]
+    settled_by: SettledBy | None
+
+
+def _regime(
+    classes: np.ndarray, clusters: np.ndarray, thresholds: tuple[Threshold, ...]
+) -> _Regime:
+    """The regime of completions that all have a class."""
+    cut = {t.id: t.value for t in thresholds}
+    half, least = cut["share-majority"], int(cut["clusters-least"])
+    shares = {c: cluster_share(classes == c, clusters) for c in (*CLASSES, NO_SIGNAL)}
+    inside = {name: np.isin(classes, members) for name, members in REGIMES.items()}
+    held = {name: cluster_share(where, clusters) for name, where in inside.items()}
+    n = shares[NO_SIGNAL].n_clusters
+
+    def settled(regime: str) -> _Regime:
+        return _Regime(regime=regime, shares=shares, settled_by=None)
+
+    if n and (classes == NO_SIGNAL).all():
+        return settled(NO_SIGNAL)
+    if n >= least:
+        for name, share in held.items():
+            if share.low > half:
+                return settled(name)
+        if all(held[side].high < half for side in _SIDES):
+            return settled(MIXED)
+    largest = max(_SIDES, key=lambda side: held[side].value if n else 0.0)
+    more = clusters_more(inside[largest], clusters, half, at_least=least)
+    why = f"{largest} holds {held[largest].value:.0%} of the completions of {n} prompts"
+    if n >= least:
+        why += f", and its interval ({held[largest].low:.0%} to {held[largest].high:.0%}) has "
+        why += f"{half:.0%} in it"
+    else:
+        why += f", and no regime is judged below {least}"
+    return _Regime(
+        regime=INCONCLUSIVE,
+        shares=shares,
+        settled_by=SettledBy(clusters_more=more, reason=why),
+    )
+
+
+def _share(found: Estimate) -> Share:
+    known = found.n_clusters > 0
+    limits = found.n_clusters > 1 or not np.isnan(found.low)
+    return Share(
+        value=found.value if known else None,
+        low=found.low if limits and known else None,
+        high=found.high if limits and known else None,
+    )

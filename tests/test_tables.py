@@ -3,7 +3,7 @@
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from arca_diag import tables
 from arca_diag.inputs.rollouts.record import Rollout
-from arca_diag.inputs.selection import Selection, group_rollouts
+from arca_diag.inputs.selection import Group, Selection
 from arca_diag.measurements import measure
 from arca_diag.replay.scores import Replayed
 from arca_diag.results import Measurement
@@ -33,7 +33,7 @@ from arca_diag.tables import (
     saved_memberships,
     token_table,
 )
-from arca_diag.verdict import exact_verdicts
+from arca_diag.verdict import judge_regimes
 from tests import reference
 from tests.test_store import report
 
@@ -133,6 +133,23 @@ class World:
         return next(
             r for r in self.replayed if (r.checkpoint, r.rollout.id) == (checkpoint, rollout)
         )
+
+
+def group_rollouts(rollouts: Iterable[Rollout]) -> tuple[Group, ...]:
+    """Rollouts in their groups, in step order, as a selection holds them once they are loaded."""
+    members: dict[str, list[Rollout]] = {}
+    for each in rollouts:
+        members.setdefault(each.group_id, []).append(each)
+    groups = [
+        Group(
+            id=name,
+            step=found[0].step,
+            members=tuple(r.id for r in found),
+            rollouts=tuple(found),
+        )
+        for name, found in members.items()
+    ]
+    return tuple(sorted(groups, key=lambda g: -1 if g.step is None else g.step))
 
 
 def rollout(identity: str, *, group: str, step: int | None, length: int, **given: Any) -> Rollout:
@@ -570,8 +587,10 @@ def test_every_combination_is_measured_and_null_exactly_with_a_reason() -> None:
     assert found.keys() == wanted
     for one in found.values():
         assert (one.value is None) == (one.reason is not None)
-        assert one.low is None
-        assert one.high is None
+        limits = one.n_clusters > 1 and not (one.name or "").startswith("step_distance")
+        assert (one.low is not None) == (one.high is not None) == limits
+        if limits:
+            assert one.low <= one.value <= one.high
         assert one.against is None
         if one.value is None:
             assert one.n_clusters == one.n_groups == one.n_completions == one.n_tokens == 0
@@ -834,13 +853,17 @@ def test_another_salt_gives_other_names() -> None:
     assert not set(first.rollouts["rollout_id"]) & set(second.rollouts["rollout_id"])
 
 
-# The verdicts that are facts.
+# Verdicts that are facts.
 
 
 def test_an_adapter_that_moves_nothing_is_no_signal_in_every_view() -> None:
     here = world(still=True)
     frames = here.judged(sharpening=2.0)
-    verdicts = exact_verdicts(frames.trajectories, frames.rollouts)
+    verdicts = [
+        v
+        for v in judge_regimes(frames.trajectories, frames.rollouts)
+        if v.signal in ("divergence", "kl_exact", "residual", "relative_residual")
+    ]
     assert {(v.checkpoint, v.view, v.signal, v.sharpening) for v in verdicts} == {
         (step, view, signal, power)
         for step in (2, 10)
@@ -859,7 +882,7 @@ def test_an_adapter_that_moves_nothing_is_no_signal_in_every_view() -> None:
     judged = rows[rows["n_tokens"] >= 2]
     assert one.n_completions == len(judged)
     assert one.n_tokens == judged["n_tokens"].sum()
-    assert one.left_out == {"undefined": len(rows) - len(judged)}
+    assert one.left_out == {"short": 0, "undefined": len(rows) - len(judged)}
     assert one.shares["no-signal"].value == 1.0
 
 

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,9 +9,9 @@ from scipy import optimize, special
 
 from arca_diag.credit import credit_weights
 from arca_diag.diagnostics.concentration import effn_corrected, gini_corrected
-from arca_diag.results import Threshold
+from arca_diag.results import Threshold, Verdict
 from arca_diag.signals import entropy_drop
-from arca_diag.verdict import CLASSES, THRESHOLDS, classify
+from arca_diag.verdict import CLASSES, THRESHOLDS, classify, judge_regimes
 from tests import reference
 
 CUT = {threshold.id: threshold for threshold in THRESHOLDS}
@@ -205,7 +206,8 @@ class TestThresholdsAreData:
     def test_every_cut_is_used(self):
         for name in CUT:
             without = tuple(t for t in THRESHOLDS if t.id != name)
-            with pytest.raises(StopIteration):
+            with pytest.raises((StopIteration, KeyError)):
+                verdict_of("m", thresholds=without)
                 class_of(0.4, 0.6, thresholds=without)
 
 
@@ -259,3 +261,167 @@ class TestSources:
 
 def test_the_reference_knows_the_same_classes():
     assert tuple(reference.FROM_MIDDLE) == CLASSES
+
+
+#: A letter a completion, for rows of them: its G^ and e^, its tokens, its class.
+LETTERS = {
+    "u": ("uniform", 10),
+    "v": ("leaning-uniform", 10),
+    "m": ("middle", 10),
+    "l": ("leaning-sparse", 10),
+    "s": ("sparse", 10),
+    "n": ("no-signal", 10),
+    "-": ("short", 4),
+    "0": (None, 1),
+}
+
+
+def verdict_of(*clusters: str, thresholds: tuple[Threshold, ...] = THRESHOLDS) -> Verdict:
+    """The verdict on completions given as letters, a text a prompt."""
+    rows, ids = [], []
+    for prompt, letters in enumerate(clusters):
+        for place, letter in enumerate(letters):
+            name, n_tokens = LETTERS[letter]
+            rows.append(
+                {
+                    "checkpoint": "checkpoint-3",
+                    "checkpoint_step": 3,
+                    "rollout_id": f"{prompt}/{place}",
+                    "group_id": f"g{prompt}",
+                    "own_set": True,
+                    "fixed_set": False,
+                    "n_tokens": n_tokens,
+                    "signal": "surprisal",
+                    "sharpening": 1.0,
+                    "gini_corrected": GINI.get(name, math.nan),
+                    "effn_corrected": EFFN.get(name, math.nan),
+                    "class": name,
+                }
+            )
+            ids.append({"rollout_id": f"{prompt}/{place}", "cluster": prompt, "completion": letter})
+    (found,) = judge_regimes(pd.DataFrame(rows), pd.DataFrame(ids), thresholds)
+    return found
+
+
+class TestRegimes:
+    @pytest.mark.parametrize(
+        ("letter", "regime"),
+        [
+            ("u", "uniform"),
+            ("v", "leaning-uniform"),
+            ("m", "middle"),
+            ("l", "leaning-sparse"),
+            ("s", "sparse"),
+            ("n", "no-signal"),
+        ],
+    )
+    def test_what_all_completions_have_is_the_regime(self, letter, regime):
+        found = verdict_of(*[letter * 4] * 8)
+        assert found.regime == regime
+        assert found.settled_by is None
+        share = found.shares[regime]
+        assert (share.value, share.high) == (1.0, 1.0)
+        assert share.low == pytest.approx(0.025 ** (1 / 8))  # Clopper and Pearson, 8 of 8
+        assert sum(s.value for s in found.shares.values()) == pytest.approx(1.0)
+
+    @pytest.mark.parametrize(
+        ("clusters", "regime"),
+        [
+            (["ssssss.l".replace(".", "s")] * 9, "sparse"),
+            (["ssll"] * 9, "leaning-sparse"),
+            (["slll"] * 9, "leaning-sparse"),
+            (["uvvv"] * 9, "leaning-uniform"),
+            (["uuuv"] * 9, "uniform"),
+            (["mmms"] * 9, "middle"),
+            (["nnns"] * 9, "no-signal"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else value[0],
+    )
+    def test_the_stronger_word_needs_its_own_majority(self, clusters, regime):
+        # Not every cluster is the same: identical ones give the wide exact interval.
+        clusters = [c[n % len(c) :] + c[: n % len(c)] for n, c in enumerate(clusters)]
+        clusters = [c * 4 for c in clusters[:-1]] + [clusters[-1] * 4 + clusters[-1][0]]
+        assert verdict_of(*clusters).regime == regime
+
+    def test_opposite_sides_are_not_added_up(self):
+        assert verdict_of(*["smu"] * 60).regime == "mixed"
+
+    def test_a_majority_that_is_not_sure_is_inconclusive_and_says_what_would_settle_it(self):
+        found = verdict_of("ssss", "ssss", "ssss", "ssss", "ssss", "mmmm", "mmmm", "mmmm")
+        assert found.regime == "inconclusive"
+        assert "leaning-sparse holds 62%" in found.settled_by.reason
+        assert 50 < found.settled_by.clusters_more < 120
+
+    def test_seven_prompts_are_too_few_whatever_they_say(self):
+        found = verdict_of(*["ssss"] * 7)
+        assert found.regime == "inconclusive"
+        assert found.settled_by.clusters_more == 1
+        assert "below 8" in found.settled_by.reason
+        assert verdict_of(*["ssss"] * 8).regime == "sparse"
+
+    def test_exact_zeros_need_no_minimum(self):
+        found = verdict_of("n")
+        assert (found.regime, found.n_clusters, found.settled_by) == ("no-signal", 1, None)
+
+    def test_one_completion_with_a_signal_makes_it_no_longer_a_fact(self):
+        assert verdict_of("nnnnm", "n").regime == "inconclusive"
+
+    def test_short_completions_are_left_out_and_counted(self):
+        found = verdict_of(*["ss--", "s0"] * 5)
+        assert found.regime == "sparse"
+        assert found.left_out == {"short": 10, "undefined": 5}
+        assert (found.n_completions, found.n_clusters, found.n_groups) == (15, 10, 10)
+        assert found.n_tokens == 150
+
+    def test_nothing_but_short_ones_is_inconclusive(self):
+        found = verdict_of(*["----"] * 9)
+        assert found.regime == "inconclusive"
+        assert found.n_completions == 0
+        assert "short" in found.settled_by.reason
+        assert all(s.value is None for s in found.shares.values())
+        assert found.disagree is None
+
+    def test_nothing_that_counts_two_tokens_is_undefined(self):
+        found = verdict_of("00", "0")
+        assert (found.regime, found.settled_by) == ("undefined", None)
+
+    def test_every_prompt_weighs_the_same(self):
+        # Eight prompts of one sparse completion, eight of twenty that are in the middle.
+        found = verdict_of(*["s"] * 8, *["m" * 20] * 8)
+        assert found.shares["sparse"].value == 0.5
+
+    def test_equal_completions_count_as_often_as_they_occur_and_distinct_ones_are_counted(self):
+        found = verdict_of(*["sssm"] * 8)
+        assert found.shares["sparse"].value == 0.75
+        assert (found.n_completions, found.n_distinct) == (32, 16)
+
+    def test_how_often_the_two_figures_disagree_is_told(self):
+        assert verdict_of(*["ssss"] * 8).disagree == 0.0
+        rows = pd.DataFrame(
+            {
+                "checkpoint": "c",
+                "checkpoint_step": 1,
+                "rollout_id": ["a", "b"],
+                "group_id": "g",
+                "own_set": True,
+                "fixed_set": False,
+                "n_tokens": 10,
+                "signal": "surprisal",
+                "sharpening": 1.0,
+                "gini_corrected": [GINI["sparse"]] * 2,
+                "effn_corrected": [EFFN["sparse"], EFFN["middle"]],
+                "class": ["sparse", "middle"],
+            }
+        )
+        ids = pd.DataFrame({"rollout_id": ["a", "b"], "cluster": ["a", "b"], "completion": "x"})
+        (found,) = judge_regimes(rows, ids)
+        assert found.disagree == 0.5
+
+    @pytest.mark.parametrize(
+        ("name", "value", "regime"),
+        [("clusters-least", 9, "inconclusive"), ("share-majority", 0.7, "inconclusive")],
+    )
+    def test_the_cuts_are_data(self, name, value, regime):
+        clusters = ["ssss"] * 8
+        assert verdict_of(*clusters).regime == "sparse"
+        assert verdict_of(*clusters, thresholds=with_cut(name, value)).regime == regime

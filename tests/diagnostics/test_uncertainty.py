@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from arca_diag.diagnostics.uncertainty import cluster_mean
+from arca_diag.diagnostics.uncertainty import (
+    Estimate,
+    cluster_mean,
+    cluster_share,
+    clusters_more,
+)
 from tests import reference
 
 VALUES = st.one_of(st.just(math.nan), st.floats(-1e3, 1e3))
@@ -14,6 +20,11 @@ PAIRS = st.lists(st.tuples(VALUES, st.sampled_from("abcd")), max_size=20)
 
 def mean_of(pairs) -> tuple[float, int]:
     """Values with the name of their cluster."""
+    found = estimate_of(pairs)
+    return found.value, found.n_clusters
+
+
+def estimate_of(pairs) -> Estimate:
     values = np.array([value for value, _ in pairs], dtype=float)
     return cluster_mean(values, np.array([cluster for _, cluster in pairs], dtype="U1"))
 
@@ -62,7 +73,8 @@ class TestInvariances:
     def test_clusters_may_be_of_any_type_that_sorts(self):
         values = np.array([1.0, 1.0, 4.0])
         for clusters in (np.array([9, 9, 2]), np.array(["x", "x", "y"], dtype=object)):
-            assert cluster_mean(values, clusters) == (2.5, 2)
+            found = cluster_mean(values, clusters)
+            assert (found.value, found.n_clusters) == (2.5, 2)
 
 
 class TestUndefined:
@@ -78,3 +90,105 @@ class TestUndefined:
 
     def test_a_cluster_without_a_defined_value_is_not_counted(self):
         assert mean_of([(math.nan, "a"), (2.0, "b"), (math.nan, "b")]) == (2.0, 1)
+
+
+class TestInterval:
+    @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12))
+    def test_it_is_students_on_the_clusters_means(self, means):
+        # Twice each, so that a token's or a completion's count would be another.
+        values, clusters = np.repeat(means, 2), np.repeat(np.arange(len(means)), 2)
+        found = cluster_mean(values, clusters)
+        if np.ptp(means) == 0:
+            assert found.low == found.high == pytest.approx(means[0])
+            return
+        truth = stats.ttest_1samp(means, 0.0).confidence_interval(0.95)
+        scale = max(map(abs, means))
+        assert found.low == pytest.approx(truth.low, rel=1e-9, abs=1e-9 * scale)
+        assert found.high == pytest.approx(truth.high, rel=1e-9, abs=1e-9 * scale)
+
+    def test_one_cluster_has_a_mean_and_no_interval(self):
+        found = estimate_of([(1.0, "a"), (3.0, "a")])
+        assert found.value == 2.0
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+
+    def test_it_covers_the_truth_as_often_as_it_says(self):
+        rng = np.random.default_rng(0)
+        clusters = np.repeat(np.arange(10), 4)
+        covered = 0
+        for _ in range(2000):
+            values = rng.normal(size=10)[clusters] + rng.normal(size=40)
+            found = cluster_mean(values, clusters)
+            covered += found.low <= 0 <= found.high
+        assert 0.935 < covered / 2000 < 0.965
+
+
+def shares(*parts: float, each: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Completions of clusters with these shares, `each` a cluster."""
+    inside = np.concatenate([np.arange(each) < part * each for part in parts])
+    return inside, np.repeat(np.arange(len(parts)), each)
+
+
+class TestShare:
+    def test_where_clusters_differ_it_is_students_within_0_and_1(self):
+        found = cluster_share(*shares(0.5, 0.75, 1.0, 0.75, 0.25))
+        truth = stats.ttest_1samp([0.5, 0.75, 1.0, 0.75, 0.25], 0.0).confidence_interval(0.95)
+        assert (found.low, found.high) == pytest.approx((truth.low, min(truth.high, 1.0)))
+        assert cluster_share(*shares(1.0, 0.75)).high == 1.0
+        assert cluster_share(*shares(0.0, 0.25)).low == 0.0
+
+    @pytest.mark.parametrize("n", [1, 2, 8, 20])
+    @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+    def test_where_all_agree_it_is_clopper_and_pearsons_with_a_draw_a_cluster(self, n, share):
+        found = cluster_share(*shares(*[share] * n))
+        assert found.value == share
+        if share * n == int(share * n):
+            truth = stats.binomtest(int(share * n), n).proportion_ci(0.95, method="exact")
+            assert (found.low, found.high) == pytest.approx((truth.low, truth.high))
+
+    def test_of_nothing_is_undefined(self):
+        found = cluster_share(np.empty(0, dtype=bool), np.empty(0, dtype=int))
+        assert math.isnan(found.value)
+        assert math.isnan(found.low)
+        assert found.n_clusters == 0
+
+    @pytest.mark.parametrize("n_clusters", [8, 16, 32])
+    @pytest.mark.parametrize("alike", [0.0, 0.5, 0.95])
+    def test_a_share_of_a_half_is_seldom_called_a_majority(self, n_clusters, alike):
+        """Completions of a cluster agree with probability `alike`; the true share is .5."""
+        rng = np.random.default_rng(n_clusters)
+        clusters = np.repeat(np.arange(n_clusters), 8)
+        calls = 0
+        for _ in range(2000):
+            common = rng.random(n_clusters)[clusters] < 0.5
+            own = rng.random(len(clusters)) < 0.5
+            inside = np.where(rng.random(len(clusters)) < alike, common, own)
+            calls += cluster_share(inside, clusters).low > 0.5
+        assert stats.binomtest(calls, 2000, 0.04, alternative="greater").pvalue > 0.01
+
+
+class TestHowManyMore:
+    def test_enough_is_none_more(self):
+        assert clusters_more(*shares(*[1.0, 0.75] * 8), 0.5, at_least=8) == 0
+
+    def test_too_few_that_agree_need_the_least(self):
+        assert clusters_more(*shares(1.0, 1.0, 1.0), 0.5, at_least=8) == 5
+
+    def test_more_of_the_same_settle_it(self):
+        inside, clusters = shares(0.75, 0.5, 1.0, 0.25, 0.5, 0.75, 0.75, 0.5)
+        assert cluster_share(inside, clusters).low < 0.5
+        more = clusters_more(inside, clusters, 0.5, at_least=8)
+        copies = math.ceil((8 + more) / 8)
+        many = np.tile(inside, copies)
+        assert cluster_share(many, np.repeat(np.arange(8 * copies), 4)).low > 0.5
+        # And half as many do not.
+        fewer = (8 + more) // 16
+        few = np.tile(inside, max(fewer, 1))
+        assert cluster_share(few, np.repeat(np.arange(len(few) // 4), 4)).low < 0.5
+
+    def test_exactly_on_the_cut_nothing_settles_it(self):
+        assert clusters_more(*shares(0.0, 1.0, 0.5, 0.5), 0.5, at_least=8) is None
+
+    def test_of_nothing_nothing_can_be_told(self):
+        empty = np.empty(0, dtype=bool), np.empty(0, dtype=int)
+        assert clusters_more(*empty, 0.5, at_least=8) is None

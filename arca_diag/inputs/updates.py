@@ -13,11 +13,12 @@ of base weights, and trained tokens are no part of it.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from arca_diag.inputs.adapters import PREFIX, Adapter
 from arca_diag.inputs.files import number
@@ -25,6 +26,8 @@ from arca_diag.inputs.files import number
 _MATRIX = re.compile(
     r"(?P<layer>.+)\.(?:lora_(?P<side>[AB])\.weight|lora_embedding_(?P<table>[AB]))"
 )
+
+_Floats = npt.NDArray[np.floating[Any]]
 
 _LONGEST = 200  # characters of a pattern, and of a name that is tried against one
 
@@ -141,12 +144,12 @@ class _Patterns:
     """`rank_pattern` or `alpha_pattern`: regular expression -> value, read as PEFT reads it."""
 
     def __init__(self, given: object) -> None:
-        self._values: Mapping[str, Any] = given if isinstance(given, dict) else {}
+        known = given if isinstance(given, dict) else {}
         self._malformed = given is not None and not isinstance(given, dict)
-        self._tried = [(_compiled(key), value) for key, value in self._values.items()]
+        self._tried = [(_compiled(key), value) for key, value in known.items()]
 
     def __bool__(self) -> bool:
-        return self._malformed or bool(self._values)
+        return self._malformed or bool(self._tried)
 
     def get(self, name: str, default: object) -> object:
         """The value of the first key that fits the end of a module's name, from a dot on."""
@@ -157,7 +160,7 @@ class _Patterns:
                 raise _Unclear("rank_pattern or alpha_pattern holds a pattern that is not tried")
             if pattern.match(name):
                 return value
-        return self._values.get(name, default)
+        return default
 
 
 def _compiled(key: str) -> re.Pattern[str] | None:
@@ -205,16 +208,9 @@ def _experts(adapter: Adapter, sides: dict[str, str], rank: int, *, patterned: b
             f"its A has {rows} rows and its B {columns} columns, and the configuration gives it "
             f"rank {rank}"
         )
-    # Patterns are matched against a parameter's name, which the file does not hold; Unsloth has
-    # saved the columns of B in another order.
-    if patterned or _made_by_unsloth(adapter):
-        raise _Unclear("how its experts are stacked cannot be told")
+    if patterned:  # they are matched against a parameter's name, which the file does not hold
+        raise _Unclear("the rank of its experts cannot be told: the configuration has patterns")
     return rows // rank
-
-
-def _made_by_unsloth(adapter: Adapter) -> bool:
-    mapping = adapter.config.get("auto_mapping")
-    return isinstance(mapping, dict) and "unsloth_fixed" in mapping
 
 
 def _update(adapter: Adapter, layer: Layer) -> LayerUpdate:
@@ -250,11 +246,15 @@ def _update(adapter: Adapter, layer: Layer) -> LayerUpdate:
     )
 
 
-def _singular_values(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _singular_values(a: _Floats, b: _Floats) -> _Floats:
     """Of B A: a (expert, rank, in), b (expert, out, rank) -> (expert, at most rank)."""
-    right = np.linalg.qr(a.swapaxes(1, 2), mode="r")
-    left = np.linalg.qr(b, mode="r")
+    right, left = _triangle(a.swapaxes(1, 2)), _triangle(b)
     return np.linalg.svd(left @ right.swapaxes(1, 2), compute_uv=False)
+
+
+def _triangle(matrices: _Floats) -> _Floats:
+    """R of each QR decomposition."""
+    return cast(_Floats, np.linalg.qr(matrices, mode="r"))
 
 
 def _median(values: list[float]) -> float | None:

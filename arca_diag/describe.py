@@ -6,7 +6,9 @@ from collections.abc import Collection
 from arca_diag.config import JUDGING, REPLAY, ScanConfig
 from arca_diag.fidelity import Logged
 from arca_diag.inputs.adapters import Adapter
+from arca_diag.inputs.arguments import groups_a_step
 from arca_diag.inputs.base import Base
+from arca_diag.inputs.files import step_number
 from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.reference import Reference, release, rewrites_base
 from arca_diag.inputs.rollouts.census import Census, answered_alike
@@ -95,7 +97,13 @@ def log_of(run: Run, census: Census | None) -> Log:
     """The trainer's log, and how many of the last tenth of the groups hold one answer only."""
     alike = answered_alike(census) if census and census.notes.step_source else []
     late = alike[-max(1, len(alike) // 10) :]
-    return Log(rows=run.log, same_groups=sum(late) / len(late) if late else None)
+    done = step_number(run.log[-1].get("step")) if run.log else None
+    each = groups_a_step(run)
+    return Log(
+        rows=run.log,
+        same_groups=sum(late) / len(late) if late else None,
+        groups=each * done if each and done else None,
+    )
 
 
 def logged(inputs: Inputs) -> Logged:

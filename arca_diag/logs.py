@@ -21,7 +21,8 @@ THRESHOLDS = (
         value=0.5,
         comparator=">",
         source="share of groups without reward spread over the run, lower limit of its 95% "
-        "interval over log entries: most groups teach nothing",
+        "interval (Student's over log entries; Clopper-Pearson's over groups where all are): most "
+        "groups teach nothing",
     ),
     Threshold(
         id="no-advantage-error",
@@ -80,10 +81,12 @@ class Log:
         rows: The trainer's log entries in step order.
         same_groups: Share of the last tenth of the groups whose completions are all the same;
             None if the completions are not known.
+        groups: Groups that the rows are of, all together; None if unknown: at least one a row.
     """
 
     rows: Sequence[Mapping[str, Any]]
     same_groups: float | None = None
+    groups: float | None = None
 
     def series(self, key: str) -> np.ndarray:
         """The finite values of a key, in step order."""
@@ -104,7 +107,7 @@ def no_advantage(log: Log) -> Finding | None:
     values = log.series("frac_reward_zero_std")
     if not len(values):
         return None
-    low, mean = _lower_limit(values), float(values.mean())
+    low, mean = _lower_limit(values, log.groups or len(values)), float(values.mean())
     ends = log.ends("frac_reward_zero_std") or (mean, mean)
     reward = log.ends("reward")
     evidence = {"mean": mean, "low": low, "first": ends[0], "last": ends[1], "entries": len(values)}
@@ -143,22 +146,26 @@ def entropy_collapsed(log: Log) -> Finding | None:
         "reward_last": reward[1],
         "same_groups": log.same_groups,
     }
-    same = log.same_groups is None or log.same_groups >= _CUT["entropy-collapse-distinct"]
-    collapsed = same and not _rises(log)
     level: Literal["error", "warn", "note"] = "note"
-    if collapsed:
-        level = "warn" if log.same_groups is None else "error"
+    said = "while the run still learned, or groups hold several answers"
+    if not _rises(log):
+        if log.same_groups is None:
+            level, said = "warn", "while the reward did not rise; the groups' answers are unknown"
+        elif log.same_groups >= _CUT["entropy-collapse-distinct"]:
+            level, said = "error", "while groups fell to one answer and the reward did not rise"
+    action = (
+        "nothing, unless the reward has stopped rising"
+        if level == "note"
+        else "lower the learning rate, raise the temperature or add an entropy bonus, and go back "
+        "to the last checkpoint before the fall"
+    )
     return _finding(
-        "entropy-collapsed" if collapsed else "entropy-low",
+        "entropy-collapsed" if level == "error" else "entropy-low",
         level,
         f"mean entropy fell to {ratio:.0%} of where it began ({entropy[0]:.3g} to "
-        f"{entropy[1]:.3g} nats) "
-        + ("while the reward did not rise" if collapsed else "while the run still learned"),
+        f"{entropy[1]:.3g} nats) {said}",
         evidence,
-        "lower the learning rate, raise the temperature or add an entropy bonus, and go back to "
-        "the last checkpoint before the fall"
-        if collapsed
-        else "nothing, unless the reward has stopped rising",
+        action,
     )
 
 
@@ -272,12 +279,17 @@ def _finding(
     )
 
 
-def _lower_limit(values: np.ndarray) -> float:
-    """Lower limit of the 95% interval of the mean; the value itself where there is no spread."""
+def _lower_limit(values: np.ndarray, groups: float) -> float:
+    """Lower limit of the 95% interval of a mean share; 0 where a single entry says nothing.
+
+    Student's over the entries; where every group agrees, Clopper and Pearson's for as many groups.
+    """
+    if (values == 1).all():
+        return float(0.025 ** (1 / groups))
     if len(values) < 2:
-        return -math.inf
+        return 0.0
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return float(values.mean() - special.stdtrit(len(values) - 1, 0.975) * error)
+    return max(0.0, float(values.mean() - special.stdtrit(len(values) - 1, 0.975) * error))
 
 
 def _rises(log: Log) -> bool:

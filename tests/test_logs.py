@@ -71,6 +71,24 @@ class TestNoAdvantage:
     def test_spread_everywhere_is_nothing(self):
         assert found(frac_reward_zero_std=around(0.2, 0.1)) == {}
 
+    def test_where_all_groups_agree_their_number_decides(self):
+        def level(entries: int, groups: float | None) -> str:
+            told = log_findings(Log(rows=rows(frac_reward_zero_std=[1.0] * entries), groups=groups))
+            assert told[0].evidence["low"] == pytest.approx(
+                stats.binomtest(int(groups or entries), int(groups or entries))
+                .proportion_ci(0.95, "exact").low
+            )  # fmt: skip
+            return told[0].level
+
+        assert [level(n, None) for n in (1, 5, 6, 35, 36)] == [
+            "note", "note", "warn", "warn", "error",
+        ]  # fmt: skip
+        assert level(4, 40.0) == "error"
+
+    def test_one_entry_is_no_evidence_of_the_others(self):
+        (told,) = log_findings(Log(rows=rows(frac_reward_zero_std=[0.9])))
+        assert (told.level, told.evidence["low"]) == ("note", 0)
+
     def test_the_limits_are_in_the_evidence(self):
         values = around(0.7, 0.05)
         (told,) = log_findings(Log(rows=rows(frac_reward_zero_std=values)))
@@ -88,15 +106,20 @@ class TestEntropy:
             "entropy-collapsed": "error"
         }
 
-    def test_without_the_completions_it_is_a_warning(self):
-        assert found(None, entropy=list(self.FALLING), reward=list(self.FLAT)) == {
-            "entropy-collapsed": "warn"
-        }
+    def test_without_the_completions_it_is_no_collapse_but_a_warning(self):
+        series = {"entropy": list(self.FALLING), "reward": list(self.FLAT)}
+        assert found(None, **series) == {"entropy-low": "warn"}
+        (told,) = log_findings(Log(rows=rows(**series)))
+        assert "answers are unknown" in told.message
 
     @pytest.mark.parametrize(
         ("reward", "same"),
-        [(tuple(np.linspace(0.1, 0.9, 40)), 0.9), (FLAT, 0.3)],
-        ids=["the reward rose", "the answers still differ"],
+        [
+            (tuple(np.linspace(0.1, 0.9, 40)), 0.9),
+            (FLAT, 0.3),
+            (tuple(np.linspace(0.1, 0.9, 40)), None),
+        ],
+        ids=["the reward rose", "the answers still differ", "the reward rose, answers unknown"],
     )
     def test_one_of_the_three_missing_is_a_note(self, reward, same):
         told = found(same, entropy=list(self.FALLING), reward=list(reward))

@@ -21,6 +21,19 @@ def number_of(run: Run, key: str) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def groups_a_step(run: Run) -> float | None:
+    """New groups of completions for one optimizer step of TRL's; None where it did not say.
+
+    A generation batch serves `steps_per_generation` steps, `num_iterations` times over.
+    """
+    keys = ("generation_batch_size", "num_generations", "steps_per_generation", "num_iterations")
+    known = [v for key in keys if (v := number_of(run, key)) is not None and v >= 1]
+    if len(known) < len(keys):
+        return None
+    batch, size, pieces, rounds = known
+    return batch / size / pieces / rounds
+
+
 def as_number(value: object) -> float | None:
     """The value as a float; None if it is no number: what a trainer wrote may be anything."""
     if not isinstance(value, int | float) or isinstance(value, bool):

@@ -256,11 +256,8 @@ def _describe(root: Path, found: Survey, named: Checkpoint | None = None) -> Run
     verl = next((lay for lay in LAYOUTS if lay.name == found.checkpoints[-1].layout), None)
     framework = recognise(root, folders, found.layout or verl, arguments, state)
 
-    rewards: dict[str, None] = {}
-    for row in state.log:
-        for key in row:
-            if match := re.fullmatch(r"rewards/(.+)/mean", key):
-                rewards[match[1]] = None
+    logged = dict.fromkeys(key for row in state.log for key in row)
+    rewards = (re.fullmatch(r"rewards/(.+)/mean", key) for key in logged)
     steps = max((*state.steps, *(c.step or 0 for c in found.checkpoints)))
     completions = root / "completions"
     return Run(
@@ -275,7 +272,7 @@ def _describe(root: Path, found: Survey, named: Checkpoint | None = None) -> Run
         training_args=arguments.values,
         training_args_source=arguments.source,
         log=state.log,
-        reward_columns=tuple(rewards),
+        reward_columns=tuple(match[1] for match in rewards if match),
         completions=completions if completions.is_dir() else None,
         refused=found.refused,
     )

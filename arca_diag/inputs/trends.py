@@ -1,7 +1,9 @@
 """How the logged quantities of a run moved, from its log alone: no model is needed for that."""
 
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from arca_diag.inputs.files import number, step_number
 from arca_diag.inputs.runs import Run
@@ -46,27 +48,35 @@ class Trend:
     steps: tuple[int, int]
 
 
-def series(run: Run, key: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Steps and finite values of one logged quantity, in step order; rows of evaluations aside."""
-    found = [
-        (step, value)
+Rows = Sequence[tuple[int, Mapping[str, Any]]]
+
+
+def training_rows(run: Run) -> Rows:
+    """Step and row of every entry of the log that has a step and is not of an evaluation."""
+    evaluated = {key for key in set().union(*run.log) if key.startswith("eval_")}
+    return [
+        (step, row)
         for row in run.log
-        if not any(name.startswith("eval_") for name in row)
-        if (step := step_number(row.get("step"))) is not None
-        if (value := number(row.get(key))) is not None
+        if evaluated.isdisjoint(row) and (step := step_number(row.get("step"))) is not None
     ]
+
+
+def series(rows: Rows, key: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Steps and finite values of one logged quantity, in the order of the rows."""
+    found = [(step, value) for step, row in rows if (value := number(row.get(key))) is not None]
     return tuple(step for step, _ in found), tuple(value for _, value in found)
 
 
 def log_trends(run: Run) -> tuple[Trend, ...]:
     """The trends of all that `SERIES` names and the run logged; empty without a log."""
-    found = (_trend(run, name, keys) for name, keys in SERIES)
+    rows = training_rows(run)
+    found = (_trend(rows, name, keys) for name, keys in SERIES)
     return tuple(trend for trend in found if trend is not None)
 
 
-def _trend(run: Run, name: str, keys: tuple[str, ...]) -> Trend | None:
+def _trend(rows: Rows, name: str, keys: tuple[str, ...]) -> Trend | None:
     for key in keys:
-        steps, values = series(run, key)
+        steps, values = series(rows, key)
         if values:
             tenth = max(1, len(values) // 10)
             return Trend(

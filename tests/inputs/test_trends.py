@@ -4,7 +4,7 @@ import math
 import pytest
 
 from arca_diag.inputs.runs import find_run
-from arca_diag.inputs.trends import Trend, log_trends, series
+from arca_diag.inputs.trends import Trend, log_trends, series, training_rows
 from tests.inputs import SAMPLE, a_run
 
 
@@ -64,15 +64,19 @@ class TestTrends:
         assert log_trends(a_run(log=log)) == ()
 
 
+def logged(*log: dict) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    return series(training_rows(a_run(log=log)), "kl")
+
+
 class TestSeries:
     def test_only_finite_numbers_count(self):
         odd = [1, None, "2", True, math.nan, math.inf, 10**400, [1], {}, 2.5]
-        assert series(a_run(log=rows("kl", *odd)), "kl") == ((1, 10), (1.0, 2.5))
+        assert logged(*rows("kl", *odd)) == ((1, 10), (1.0, 2.5))
 
     def test_rows_of_evaluations_are_left_out(self):
-        log = ({"step": 1, "kl": 1.0}, {"step": 1, "kl": 9.0, "eval_reward": 1.0})
-        assert series(a_run(log=log), "kl") == ((1,), (1.0,))
+        evaluation = {"step": 1, "kl": 9.0, "eval_reward": 1.0}
+        assert logged({"step": 1, "kl": 1.0}, evaluation) == ((1,), (1.0,))
 
     @pytest.mark.parametrize("step", [None, -1, 1.5, "x", "٣", 2**63, [1]])
     def test_a_row_without_a_step_has_no_place(self, step):
-        assert series(a_run(log=({"step": step, "kl": 1.0},)), "kl") == ((), ())
+        assert logged({"step": step, "kl": 1.0}) == ((), ())

@@ -1,11 +1,17 @@
-"""The recorder, called as TRL calls a reward function, and called by TRL itself."""
+"""The recorder, called as TRL calls a reward function, and called by TRL itself; what is read."""
 
+import itertools
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+import pytest
 from transformers import PreTrainedTokenizerFast
 
+from arca_diag.inputs.rollouts.census import Census, find_source, load, take_census
+from arca_diag.inputs.rollouts.record import Sample
+from arca_diag.inputs.runs import find_run
 from arca_diag.trl import recorder
 from tests.conftest import TINY
 
@@ -90,6 +96,48 @@ class TestInsideTRL:
             for number, table in tables(trl_runs["fresh"]).items()
         }
         assert steps == {1: {0}, 2: {1}, 3: {2}, 4: {3}}
+
+
+def read(folder: Path) -> tuple[Census, list[Sample]]:
+    """All completions that the reader takes from a run."""
+    run = find_run(folder)
+    source = find_source(None, run)
+    assert source is not None
+    census = take_census(source, run, skip_bad_lines=False)
+    return census, list(load(census, run, {e.group_id for e in census.entries}).values())
+
+
+class TestWhatIsReadOfIt:
+    #: Run -> rows of its tables that an evaluation left, alone or mixed; see tests/trl_runs.py.
+    EVALUATED = {"evaluated": 16, "evaluated-mixed": 26, "evaluated-reused": 24}  # noqa: RUF012
+
+    @pytest.mark.parametrize("name", ["fresh", "reused", "accumulated", "sparse", *EVALUATED])
+    def test_what_training_sampled_at_the_step_that_the_recorder_says(self, trl_runs, name):
+        census, samples = read(trl_runs[name])
+        steps = {
+            f"completions_{number:05d}/{row}": step
+            for number, table in tables(trl_runs[name]).items()
+            for row, step in enumerate(table["arca_gen_step"])
+        }
+        assert {s.id: s.step for s in samples} == {s.id: steps[s.id] for s in samples}
+        assert all(s.has_ids and s.ids_exact for s in samples)
+        assert not {s.prompt for s in samples} & {"91+13>", "82+24>", "73+35>"}
+        assert census.notes.eval_excluded == self.EVALUATED.get(name, 0)
+        assert len(samples) + census.notes.eval_excluded + census.notes.duplicates == len(steps)
+
+    @pytest.mark.parametrize("name", ["reused", "accumulated", "sparse"])
+    def test_the_step_is_the_same_without_the_recorders_column(self, trl_runs, name, tmp_path):
+        steps = {s.id: s.step for s in read(trl_runs[name])[1]}
+        copy = Path(shutil.copytree(trl_runs[name], tmp_path / name))
+        for file in (copy / "completions").iterdir():
+            pd.read_parquet(file).drop(columns="arca_gen_step").to_parquet(file)
+        assert {s.id: s.step for s in read(copy)[1]} == steps
+
+    def test_its_groups_are_those_of_training(self, trl_runs):
+        census, samples = read(trl_runs["fresh"])
+        sizes = [len(list(group)) for _, group in itertools.groupby(s.group_id for s in samples)]
+        assert sizes == [4] * 8
+        assert census.notes.group_source == "rows that lie together and share a prompt"
 
 
 def tables(run: Path) -> dict[int, pd.DataFrame]:

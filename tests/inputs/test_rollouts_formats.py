@@ -18,7 +18,12 @@ from tests.conftest import ROOT
 from tests.inputs import read_rollouts, record, recorded, trl_row, write_jsonl, write_parquet
 from tests.inputs.odd_values import is_clean_or_refused, samples_of, spoilt
 from tests.inputs.test_rollouts_ms_swift import batch
+from tests.inputs.test_rollouts_nemo_rl import row as nemo_row
+from tests.inputs.test_rollouts_open_instruct import row as open_instruct_row
+from tests.inputs.test_rollouts_prime_rl import row as prime_row
 from tests.inputs.test_rollouts_tinker import SUMMARY, request
+from tests.inputs.test_rollouts_verifiers import episode
+from tests.inputs.test_rollouts_verifiers_results import row as result_row
 from tests.inputs.test_rollouts_verl import line
 
 CANONICAL = "canonical JSONL or parquet"
@@ -39,6 +44,11 @@ EXAMPLES: list[tuple[str, Any, str]] = [
     ("renamed.jsonl", batch(), "ms-swift completions"),
     ("sample.jsonl", request(), "Tinker samples"),
     ("train_rollout_summaries.jsonl", SUMMARY, "Tinker samples"),
+    ("rank_0.jsonl", prime_row(), "prime-rl token export"),
+    ("traces.jsonl", episode(), "verifiers traces"),
+    ("results.jsonl", result_row(), "verifiers evaluation results"),
+    ("train_data_step3.jsonl", nemo_row(), "NeMo-RL training data"),
+    ("run_rollouts_000000.jsonl", open_instruct_row(), "open-instruct traces"),
 ]
 
 
@@ -56,7 +66,7 @@ def test_a_file_is_one_readers_alone(tmp_path, name, content, owner):
 
 def test_a_folder_of_a_format_is_one_readers_alone(tmp_path):
     folders = [(n, c, o) for n, c, o in EXAMPLES if o != CANONICAL and not n.startswith("renamed")]
-    assert len(folders) == 6
+    assert {owner for *_, owner in folders} == {r.name for r in READERS} - {CANONICAL}
     for number, (name, content, owner) in enumerate(folders):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -178,7 +188,7 @@ LONG = [long_canonical, long_parquet, long_verl, long_ms_swift, long_csv]
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak")
 @pytest.mark.parametrize(
-    "size", [20_000_000, pytest.param(200_000_000, marks=pytest.mark.slow)], ids=["20MB", "200MB"]
+    "size", [60_000_000, pytest.param(400_000_000, marks=pytest.mark.slow)], ids=["60MB", "400MB"]
 )
 @pytest.mark.parametrize("make", LONG, ids=lambda make: make.__name__)
 def test_a_file_of_any_length_is_read_in_little_memory(tmp_path, make, size):
@@ -196,5 +206,5 @@ def test_a_file_of_any_length_is_read_in_little_memory(tmp_path, make, size):
     per_line = 4 if make is long_ms_swift else 1
     assert counted == size // _TEXT * per_line
     assert 0 < loaded <= 8
-    print("GREW", make.__name__, size, grown)
-    assert grown * 1024 < size / 4
+    # Nothing but what tells one completion from another is kept of each.
+    assert grown < 30_000 + counted

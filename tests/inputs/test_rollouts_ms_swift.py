@@ -106,6 +106,30 @@ class TestWhatIsRead:
         assert dict(notes.left_out) == {"empty: no token to credit": 1}
 
 
+class TestEvaluations:
+    """Every entry of the log writes a line, an evaluation's after that of its step's training."""
+
+    def log(self, *entries: tuple[int, str]) -> tuple[dict[str, Any], ...]:
+        return tuple({"step": step, f"{kind}reward": 0.5} for step, kind in entries)
+
+    def test_the_line_of_an_evaluation_is_left_out_and_counted(self, tmp_path):
+        lines = [batch(at, completion=list(words)) for at, words in [(10, "abcd"), (10, "efgh")]]
+        entries = self.log((10, ""), (10, "eval_"), (20, ""))
+        samples, notes, _ = samples_of(log(tmp_path, *lines, batch(20)), log=entries)
+        assert [s.completion for s in samples] == [*"abcd", "4", "5", "6", "=20"]
+        assert notes.eval_excluded == 4
+
+    def test_one_that_comes_alone_too_and_what_repeats_it(self, tmp_path):
+        left = batch(10)["completion"]
+        path = log(tmp_path, batch(10), batch(11, completion=left), batch(12))
+        samples, notes, _ = samples_of(path, log=self.log((10, "eval_"), (11, ""), (12, "")))
+        assert [s.id for s in samples] == ["3/0", "3/1", "3/2", "3/3"]
+        assert notes.eval_excluded == 8
+
+    def test_without_a_log_nothing_tells(self, tmp_path):
+        assert samples_of(log(tmp_path))[1].eval_excluded == 0
+
+
 class TestSteps:
     def test_a_batch_of_several_steps_was_sampled_at_the_first(self, tmp_path):
         arguments = {"steps_per_generation": 8, "gradient_accumulation_steps": 2}

@@ -11,6 +11,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from arca_diag.errors import RolloutError
+from arca_diag.inputs.rollouts import logged
 from arca_diag.inputs.runs import find_run
 from tests.inputs import (
     EOS,
@@ -24,6 +25,7 @@ from tests.inputs import (
     write_adapter,
     write_parquet,
 )
+from tests.inputs.odd_values import samples_of
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
@@ -247,6 +249,159 @@ class TestBatchesWrittenTwice:
         tables.add(3, self.ROWS)
         one = tables.add(4, [recorded(5)])
         assert len(read_rollouts(one, tokenizer).rollouts) == 1
+
+
+def trained(step: int, **more: Any) -> dict[str, Any]:
+    """An entry of the log, as training writes it."""
+    return {"step": step, "learning_rate": 1e-6, "reward": 0.5} | more
+
+
+def evaluated(step: int) -> dict[str, Any]:
+    """One as an evaluation writes it."""
+    return {"step": step, "eval_reward": 0.5, "eval_runtime": 1.0}
+
+
+class TestEvaluations:
+    """tests/test_trl.py has the same of real runs."""
+
+    SCHEDULE = {"eval_strategy": "steps", "eval_steps": 2, "eval_delay": 0}  # noqa: RUF012
+
+    def kept(self, tables, numbers: list[int], **run: Any) -> set[int]:
+        """Tables whose completions are read; the others must be counted, one row each."""
+        for number in numbers:
+            rows = [recorded(number, step=number, arca_gen_step=max(0, number - 1))]
+            tables.add(number, [{k: v for k, v in row.items() if "gen" not in k} for row in rows])
+        samples, notes, _ = samples_of(tables.folder, **run)
+        read = {int(s.batch.rpartition("_")[2]) for s in samples}
+        assert notes.eval_excluded == len(numbers) - len(read)
+        assert set(notes.batches) == read
+        return read
+
+    def test_the_log_tells(self, tables):
+        log = (trained(1), trained(2), evaluated(2), trained(3, **{"rewards/eval_a/mean": 1.0}))
+        assert self.kept(tables, [1, 2, 3], log=log) == {1, 3}
+
+    def test_a_metric_of_training_named_like_an_evaluations_is_of_training(self, tables):
+        assert self.kept(tables, [1], log=(trained(1, eval_like=0.5),)) == {1}
+
+    @pytest.mark.parametrize(
+        ("arguments", "read"),
+        [
+            ({}, {1, 3, 5}),
+            ({"eval_steps": 3}, {1, 2, 4, 5}),
+            ({"eval_delay": 5}, {1, 2, 3, 4, 5}),
+            ({"eval_steps": 0.5}, {1, 2, 3, 5, 6}),
+            ({"eval_strategy": "no"}, {1, 2, 3, 4, 5, 6, 7}),
+            ({"eval_strategy": "epoch"}, {1, 2, 3, 4, 5, 6}),
+            ({"eval_steps": None}, {1, 2, 3, 4, 5, 6}),
+            ({"eval_steps": "2"}, {1, 2, 3, 4, 5, 6}),
+        ],
+        ids=str,
+    )
+    def test_where_no_log_reaches_the_schedule_tells(self, tables, arguments, read):
+        run = {"training_args": self.SCHEDULE | arguments, "steps": 7}
+        assert self.kept(tables, list(range(1, 8)), **run) == read
+
+    def test_where_the_log_reaches_the_schedule_is_not_asked(self, tables):
+        run = {"training_args": self.SCHEDULE, "log": (trained(1), trained(4))}
+        assert self.kept(tables, [1, 2, 4, 5, 6], **run) == {1, 2, 4, 5}
+
+    def test_a_table_with_one_row_of_an_evaluation_is_left_out_whole(self, tables):
+        tables.add(3, [recorded(0), recorded(1), recorded(2, arca_gen_step=3)])
+        tables.add(4, [recorded(3, step=4)])
+        samples, notes, _ = samples_of(tables.folder)
+        assert [s.batch for s in samples] == ["completions_00004"]
+        assert notes.eval_excluded == 3
+
+    def test_so_is_what_repeats_it_under_a_later_step(self, tables):
+        rows = [trl_row(0), trl_row(1)]
+        tables.add(3, rows)
+        tables.add(4, [row | {"step": 4} for row in rows])
+        samples, notes, _ = samples_of(tables.folder, log=(evaluated(3), trained(4)))
+        assert (samples, notes.eval_excluded, notes.duplicates) == ([], 4, 0)
+
+    def test_a_run_that_left_nothing_else_says_so(self, tables, tokenizer):
+        tables.add(3, [trl_row(0)])
+        tables.refused(
+            r"no rollout in it \(1 left out: sampled by an evaluation\)",
+            tokenizer,
+            log=(evaluated(3),),
+        )
+
+
+class TestSteps:
+    """Against the trainer's own loop: which batch is at hand when a step ends."""
+
+    def sampled_at(self, micro: int, per_batch: int, uses: int, steps: int) -> list[int]:
+        done, at_end, batch = 0, [], 0
+        for passed in range(steps * micro):
+            if passed % (per_batch * uses) == 0:
+                batch = done
+            if (passed + 1) % micro == 0:
+                done += 1
+                at_end.append(batch)
+        return at_end
+
+    @pytest.mark.parametrize(
+        ("micro", "per_batch", "uses"),
+        [(1, 1, 1), (1, 1, 3), (4, 4, 1), (2, 8, 1), (2, 2, 2), (2, 3, 1), (4, 6, 2), (3, 1, 1)],
+    )
+    def test_a_batch_was_sampled_where_the_trainer_first_used_it(self, micro, per_batch, uses):
+        arguments = {
+            "gradient_accumulation_steps": micro,
+            "steps_per_generation": per_batch,
+            "num_iterations": uses,
+        }
+        found = [logged.sampling_step(k, arguments)[0] for k in range(1, 25)]
+        assert found == self.sampled_at(micro, per_batch, uses, 24)
+
+    def test_a_run_that_was_resumed_counts_anew_and_the_table_before_tells(self, tables):
+        """Resumed after step 3: batches of two steps begin at 3 and 5, not at 2 and 4."""
+        for number, prompt in ((3, "1"), (4, "2"), (5, "2"), (6, "3")):
+            tables.add(number, [trl_row(0, step=number, prompt=prompt)])
+        run = {"training_args": {"num_iterations": 2}}
+        assert [s.step for s in samples_of(tables.folder, **run)[0]] == [2, 3, 5]
+
+
+class TestWhatTheTableDoesNotTell:
+    CHAT = [{"role": "user", "content": "1+2"}]  # noqa: RUF012
+
+    def test_an_image_in_the_prompt(self, tables):
+        blocks = [{"type": "image", "text": None}, {"type": "text", "text": "1+2"}]
+        row = recorded(0, prompt=[{"role": "user", "content": blocks}])
+        other = recorded(5, prompt=[{"role": "user", "content": blocks[1:]}])
+        tables.add(1, [row, other])
+        samples, notes, _ = samples_of(tables.folder)
+        assert [s.prompt_text for s in samples] == ["1+2"]
+        assert dict(notes.left_out) == {
+            "a prompt with more than text in it, which is not replayed": 1
+        }
+
+    def test_what_was_written_between_reasoning_and_answer(self, tables):
+        said = {"role": "assistant", "content": "3", "reasoning_content": "1 and 2"}
+        row = trl_row(0, prompt=self.CHAT, completion=[said])
+        tables.add(1, [row])
+        samples, notes, _ = samples_of(tables.folder)
+        assert not samples
+        assert "parsed into reasoning" in next(iter(notes.left_out))
+
+    def test_reasoning_does_not_matter_where_the_recorder_was(self, tables):
+        said = {"role": "assistant", "content": "3", "reasoning_content": "1 and 2"}
+        tables.add(1, [recorded(0, prompt=self.CHAT, completion=[said])])
+        (sample,) = samples_of(tables.folder)[0]
+        assert sample.completion == (15, 4, EOS)
+        assert sample.completion_text == ""
+
+    def test_tools_that_others_of_the_batch_called_stood_in_every_prompt(self, tables):
+        plain = [{"role": "assistant", "content": "=3"}]
+        called = [{"role": "assistant", "content": "?"}, {"role": "tool", "content": "3"}, *plain]
+        rows = [recorded(n, prompt=self.CHAT, completion=c) for n, c in enumerate((plain, called))]
+        tables.add(1, rows)
+        samples, notes, _ = samples_of(tables.folder)
+        assert [s.guessed_prompt for s in samples] == [True]
+        assert list(notes.left_out.values()) == [1]
+        tables.add(1, rows[:1])
+        assert [s.guessed_prompt for s in samples_of(tables.folder)[0]] == [False]
 
 
 class TestGroups:

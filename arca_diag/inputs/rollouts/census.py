@@ -122,7 +122,7 @@ def none_found(run: Run) -> RolloutError:
     return RolloutError(
         f"{run.root.name}: no rollouts: it has no completions/ folder with completions_*.parquet "
         "in it, nor what another trainer leaves",
-        hint="sample some from every checkpoint with --prompts FILE --generate 8; train with "
+        hint="scan RUN --prompts FILE --generate 8 samples some from every checkpoint; train with "
         "GRPOConfig(log_completions=True, logging_steps=1) and the reward function "
         "arca_diag.trl.recorder(), which records exact token ids; or give a file with --rollouts",
     )
@@ -138,16 +138,18 @@ def take_census(source: Source, run: Run, *, skip_bad_lines: bool) -> Census:
     """
     notes = Notes(within=source.within)
     entries: list[Entry] = []
-    places: dict[str, str] = {}
+    ids: set[str] = set()
+    groups: dict[str, str] = {}  # to hold the name of a group once, not with every completion
     for sample in _samples(source, run, notes):
-        if sample.id in places:
-            before = places[sample.id]
+        if sample.id in ids:
+            # Places are not kept: the first is looked for again where it will be shown.
+            before = _place_of(sample.id, source, run) if notes.n_faults < 20 else ""
             notes.fault(
                 sample.place, f"id {sample.id!r} was used before, at {before}", sample.group_id
             )
             continue
-        places[sample.id] = sample.place
-        entries.append(_entry(sample))
+        ids.add(sample.id)
+        entries.append(_entry(sample, groups.setdefault(sample.group_id, sample.group_id)))
     lines = notes.n_faults
     _check_faults(notes, {e.group_id for e in entries}, source, skip_bad_lines)
     kept = tuple(e for e in entries if e.group_id not in notes.bad_groups)
@@ -229,10 +231,15 @@ def _samples(source: Source, run: Run, notes: Notes) -> Iterator[Sample]:
     return source.reader.read(source.path, run, notes) if source.reader else iter(())
 
 
-def _entry(sample: Sample) -> Entry:
+def _place_of(identity: str, source: Source, run: Run) -> str:
+    again = _samples(source, run, Notes(within=source.within))
+    return next((sample.place for sample in again if sample.id == identity), "")
+
+
+def _entry(sample: Sample, group: str) -> Entry:
     return Entry(
         id=sample.id,
-        group_id=sample.group_id,
+        group_id=group,
         step=sample.step,
         tokens=_size(sample.prompt) + _size(sample.completion),
         has_ids=sample.has_ids,

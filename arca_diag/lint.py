@@ -277,7 +277,7 @@ def peft_newer(subject: Subject) -> Iterator[Finding]:
             yield _finding(
                 "peft-newer",
                 "note",
-                adapter,
+                None,
                 f"the adapter was saved by PEFT {written:.40}, and {installed} is installed: "
                 "options that this one does not know are dropped when it is loaded",
                 "pip install --upgrade peft, if replayed figures do not fit the log",

@@ -655,10 +655,8 @@ def test_an_adapter_that_does_nothing_is_no_signal_and_a_finding(
                 assert found.reason == "every raw score is exactly zero"
         assert figure(report, 20, view, "surprisal", "gini_corrected").value is not None
         assert figure(report, 2, view, "residual", "gini_corrected").value is not None
-    verdicts = {(v.checkpoint, v.view, v.signal): v.regime for v in report.verdicts}
-    assert verdicts == {
-        (20, view, signal): "no-signal" for view in ("on-policy", "fixed-set") for signal in moved
-    }
+    silent = {(v.checkpoint, v.view, v.signal) for v in report.verdicts if v.regime == "no-signal"}
+    assert silent == {(20, view, signal) for view in ("on-policy", "fixed-set") for signal in moved}
     (finding,) = report.findings
     assert (finding.id, finding.level, finding.checkpoint) == ("adapter-inert", "error", 20)
     trajectories = pd.read_parquet(out / "trajectories.parquet")
@@ -673,9 +671,8 @@ def test_an_adapter_that_does_nothing_is_no_signal_and_a_finding(
     # Judged again, the facts are there at both powers.
     again = scan(own_run, out=out, checkpoints="2,20", sharpening=2.0)
     assert again.did == "judged again"
-    assert {(v.signal, v.sharpening) for v in again.report.verdicts} == {
-        (signal, power) for signal in moved for power in (1.0, 2.0)
-    }
+    silent = {(v.signal, v.sharpening) for v in again.report.verdicts if v.regime == "no-signal"}
+    assert silent == {(signal, power) for signal in moved for power in (1.0, 2.0)}
     assert [f.id for f in again.report.findings] == ["adapter-inert"]
 
 

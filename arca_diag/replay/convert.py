@@ -8,7 +8,7 @@ rank over the untouched base:
     W - s B0 A0 + s B A  =  W + s [B, -B0] [A; A0]
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -88,6 +88,50 @@ def split_biases(
     names = {key: key.removeprefix(_PREFIX).replace(".base_layer.", ".") for key in tensors}
     biases = {names[key]: tensors[key] for key in tensors if names[key] in wanted}
     return {key: v for key, v in tensors.items() if names[key] not in wanted}, biases
+
+
+def without_base(
+    adapter: Adapter, tensors: dict[str, Tensor], expected: Collection[str], base: Any
+) -> dict[str, Tensor]:
+    """Leave out the base's own embedding and head, which PEFT may save with an adapter.
+
+    It does where the adapter sits in one of them, and where the vocabulary was resized.
+
+    Args:
+        adapter: The adapter.
+        tensors: By their names in the file.
+        expected: Names of those that belong to the adapter itself.
+        base: The model, its layers replaced by PEFT's.
+
+    Raises:
+        CheckpointError: They are not this base's.
+    """
+    said = adapter.checkpoint.name
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    layers = {name: m for name, m in base.named_modules(remove_duplicate=False) if m in ends}
+    kept = {}
+    for key, values in tensors.items():
+        path, _, part = key.removeprefix(_PREFIX).rpartition(".")
+        name = path.removesuffix(".base_layer")
+        layer = layers.get(name)
+        own = getattr(getattr(layer, "base_layer", layer), part, None)
+        if key in expected or own is None:
+            kept[key] = values
+            continue
+        if values.shape != own.shape:
+            raise CheckpointError(
+                f"{said}: the base that it was trained on had {len(values):,} tokens, and this one "
+                f"has {len(own):,}: the vocabulary was resized",
+                hint="give the resized base, saved with its tokenizer, with --base",
+            )
+        # What is left of it by PiSSA or OLoRA is no longer its own; bfloat16 keeps 8 bits.
+        near = torch.allclose(values.to(own), own, rtol=2**-7, atol=1e-6)
+        if not near and not rewrites_base(adapter):
+            raise CheckpointError(
+                f"{said} was made for another base: its {name} is not this base's",
+                hint="give the base it was trained on with --base",
+            )
+    return kept
 
 
 def adapted_layers(base: Any, label: str) -> Iterator[tuple[str, Any]]:

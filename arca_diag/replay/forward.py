@@ -27,6 +27,7 @@ from arca_diag.replay.convert import (
     keep_base,
     plain_config,
     split_biases,
+    without_base,
 )
 from arca_diag.replay.head import Head, score_tokens
 from arca_diag.replay.scores import Replayed
@@ -90,6 +91,7 @@ class AdaptedModel:
                 )
             trained = self._trained_biases(adapter, label, expected)
             tensors, biases = split_biases(as_torch(adapter), trained)
+            tensors = without_base(adapter, tensors, expected, self.base)
             _check_complete(said, tensors, expected)
             self._check_biases(said, biases, trained)
             set_peft_model_state_dict(self.peft, tensors, adapter_name=label)

@@ -405,3 +405,75 @@ def test_biases_that_are_missing_or_misshapen_are_refused(tmp_path: Path) -> Non
             resident(base, adapter, None)
     with pytest.raises(CheckpointError, match="bias='some' is not known"):
         resident(base, changed(folder, bias="some"), None)
+
+
+# The base's own embedding and head in an adapter's file.
+
+
+def with_base_layers(base: Path, folder: Path, **options: Any) -> Path:
+    """An adapter as a trainer saves it that leaves PEFT its choice."""
+    special_adapter(base, folder, **options)
+    names = load_file(folder / "adapter_model.safetensors")
+    assert any(".base_layer." in name for name in names)
+    return folder
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
+@pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings=True`")
+def test_what_peft_saves_of_the_base_is_the_bases_own(
+    tmp_path: Path, target: str, tied: bool
+) -> None:
+    base = small_llama(tmp_path / "base", tied=tied)
+    folder = with_base_layers(
+        base, tmp_path / "checkpoint-3", init_lora_weights=True, target_modules=["q_proj", target]
+    )
+    rollouts = random_rollouts(19)
+    truth = plain(base, folder, rollouts)
+    for identity, replayed in one(base, folder, rollouts).items():
+        assert_same(replayed, truth[identity])
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
+def test_what_pissa_left_of_a_head_is_not_taken_for_it(tmp_path: Path) -> None:
+    base = small_llama(tmp_path / "base")
+    options: dict[str, Any] = {"target_modules": ["q_proj", "lm_head"]}
+    folder = with_base_layers(base, tmp_path / "checkpoint-3", init_lora_weights="pissa", **options)
+    rollouts = random_rollouts(19)
+    bare = AutoModelForCausalLM.from_pretrained(base).double().eval()
+    policy = summed(base, folder, tmp_path / "start-of-checkpoint-3")
+    for identity, replayed in one(base, folder, rollouts).items():
+        r = next(r for r in rollouts if r.id == identity)
+        assert_same(replayed, plain_scores(plain_pass(bare, r), plain_pass(policy, r), r, 1.0))
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
+def test_a_head_of_another_base_is_refused(tmp_path: Path) -> None:
+    base = small_llama(tmp_path / "base")
+    folder = with_base_layers(
+        base, tmp_path / "checkpoint-3", init_lora_weights=True, target_modules=["lm_head"]
+    )
+    weights = folder / "adapter_model.safetensors"
+    saved = load_file(weights)
+    key = f"{PREFIX}lm_head.base_layer.weight"
+    for changed_to, says in (
+        (saved[key] + 0.1, "its lm_head is not this base's"),
+        (torch.cat([saved[key], saved[key][:2]]), "had 21 tokens, and this one has 19"),
+    ):
+        save_file(saved | {key: changed_to}, weights)
+        with pytest.raises(CheckpointError, match=says) as caught:
+            load(base, folder)
+        assert "--base" in caught.value.hint
+    save_file(saved | {key: saved[key].bfloat16()}, weights)
+    assert load(base, folder).head_is_adapted
+
+
+def test_an_embedding_that_was_resized_is_refused(tmp_path: Path) -> None:
+    base = small_llama(tmp_path / "base")
+    folder = new_adapter(base, tmp_path / "checkpoint-1", target_modules=["q_proj"])
+    weights = folder / "adapter_model.safetensors"
+    more = {f"{PREFIX}{n}.weight": torch.ones(23, 16) for n in ("model.embed_tokens", "lm_head")}
+    save_file(load_file(weights) | more, weights)
+    with pytest.raises(CheckpointError, match="had 23 tokens, and this one has 19"):
+        load(base, folder)

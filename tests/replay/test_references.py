@@ -209,6 +209,16 @@ def test_a_folder_with_an_adapter_is_the_reference(tmp_path: Path) -> None:
     check(found, rollouts, policies, dict.fromkeys(NAMES, reference))
 
 
+def test_the_adapter_of_step_0_is_the_reference(tmp_path: Path) -> None:
+    rollouts = random_rollouts(19)
+    run = a_run(tmp_path / "run", rollouts)
+    start = new_adapter(run / "base", run / "checkpoint-0", init_lora_weights=False, **PLAIN)
+    policies = {n: passed(run / "base", run / n, rollouts) for n in NAMES}
+    found = scored(loaded(run, "init-adapter"), rollouts, NAMES)
+    reference = passed(run / "base", start, rollouts)
+    check(found, rollouts, policies, dict.fromkeys(NAMES, reference))
+
+
 def test_a_pissa_reference_from_elsewhere_has_its_own_start(tmp_path: Path) -> None:
     rollouts = random_rollouts(19)
     run = a_run(tmp_path / "run", rollouts, steps=())

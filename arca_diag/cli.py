@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.text import Text
 
 from arca_diag import __version__
-from arca_diag.config import Credit, Device, Dtype, resolve
+from arca_diag.config import Credit, Device, Dtype, ScanConfig, resolve
 from arca_diag.errors import ArcaError
 from arca_diag.results import ExitCode
 
@@ -201,8 +201,8 @@ def inspect(
     """Say what a run holds and what is wrong with it: no model, in seconds."""
     flags = {k: v for k, v in locals().items() if k not in ("tensors", "json", "verbose")}
     with _fixable_errors():
-        config = resolve({key: value for key, value in flags.items() if value is not False})
         _say_more(verbose)
+        config = _config({key: value for key, value in flags.items() if value is not False})
         with _progress() as progress:
             progress.stage("starting")
             from arca_diag.inspection import inspect_run
@@ -228,8 +228,8 @@ def demo(
 
 def _scan(flags: dict[str, Any], as_json: bool, loudness: int) -> None:
     with _fixable_errors():
-        config = resolve(flags)
         _say_more(loudness)
+        config = _config(flags)
         with _progress() as progress:
             progress.stage("starting")
             from arca_diag.pipeline import diagnose  # torch: seconds, so not for --help
@@ -247,6 +247,14 @@ def _scan(flags: dict[str, Any], as_json: bool, loudness: int) -> None:
             print_report(_stdout(), diagnosis.report, folder, next_command)
         if diagnosis.report.status == "nothing-measured":
             raise typer.Exit(ExitCode.NOTHING_MEASURED)
+
+
+def _config(flags: dict[str, Any]) -> ScanConfig:
+    """The configuration, with nothing of it from the run, of which a checkpoint may be named."""
+    from arca_diag.inputs.survey import step_folders
+
+    folder = Path(os.path.realpath(flags["run"]))
+    return resolve(flags, runs={root for root, _, _ in step_folders(folder)})
 
 
 def _sample_run() -> Path:

@@ -6,10 +6,11 @@ the run, no file is read.
 """
 
 import difflib
+import logging
 import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,8 @@ Credit = Literal[
     "relative_residual",
 ]
 PREFIX = "ARCA_DIAG_"
+
+logger = logging.getLogger(__name__)
 
 #: Options that say how to judge saved tables; another value needs no model.
 JUDGING = ("credit", "epsilon", "sharpening", "seed")
@@ -103,9 +106,19 @@ class ScanConfig(BaseModel):
 
 
 def resolve(
-    flags: Mapping[str, Any], *, environ: Mapping[str, str] = os.environ, cwd: Path | None = None
+    flags: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] = os.environ,
+    cwd: Path | None = None,
+    runs: Collection[Path] = (),
 ) -> ScanConfig:
     """Merge flags (None means not given), environment, file and defaults into one config.
+
+    Args:
+        flags: What the command line says.
+        environ: The environment.
+        cwd: The working directory.
+        runs: Runs that the path in `flags` may be a checkpoint of: no file in them is read either.
 
     Raises:
         ConfigError: A key nobody knows (the nearest one is named), or a value out of range.
@@ -115,7 +128,7 @@ def resolve(
     sources: dict[str, str] = {}
     merged: dict[str, Any] = {}
     layers = (
-        *_file_layers(cwd, Path(given["run"]).resolve()),
+        *_file_layers(cwd, [Path(given["run"]), *runs]),
         ("environment", _environment(environ)),
         ("flag", given),
     )
@@ -168,11 +181,15 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _file_layers(cwd: Path, run: Path) -> list[tuple[str, dict[str, Any]]]:
-    if cwd.is_relative_to(run):
+def _file_layers(cwd: Path, runs: Collection[Path]) -> list[tuple[str, dict[str, Any]]]:
+    names = ("pyproject.toml", "arca.toml")
+    if any(cwd.is_relative_to(os.path.realpath(run)) for run in runs):
+        for name in names:
+            if (cwd / name).is_file():
+                logger.warning("%s is not read: the working directory lies in the run", name)
         return []
     layers = []
-    for name in ("pyproject.toml", "arca.toml"):
+    for name in names:
         path = cwd / name
         if not path.is_file():
             continue

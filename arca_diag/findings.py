@@ -21,6 +21,7 @@ def input_findings(inputs: Inputs, selection: Selection) -> list[Finding]:
     return [
         *(unreadable(checkpoint, error) for checkpoint, error in inputs.unreadable.items()),
         *refused_findings(inputs.run.refused),
+        *ignored_findings(inputs.run.ignored),
         *base_findings(inputs.base),
         *reference_findings(inputs.reference),
         *temperature_findings(inputs.temperature, inputs.temperature_source),
@@ -59,6 +60,20 @@ def refused_findings(refused: Iterable[Refused]) -> list[Finding]:
             checkpoint=state.name if state.step is None else state.step,
         )
         for state in refused
+    ]
+
+
+def ignored_findings(ignored: Iterable[str]) -> list[Finding]:
+    """Files that would have said more of the run."""
+    return [
+        _finding(
+            "file-unreadable",
+            "warn",
+            f"left out: {why}",
+            {},
+            "copy it again, or remove it if no trainer of yours wrote it",
+        )
+        for why in ignored
     ]
 
 

@@ -68,6 +68,7 @@ def inspect_run(
         (findings.unreadable(checkpoint, error) for checkpoint, error in unreadable.items()),
         lint(adapters, lint_context(base if isinstance(base, Base) else None, tensors=tensors)),
         findings.refused_findings(run.refused),
+        findings.ignored_findings(run.ignored),
         findings.base_findings(base if isinstance(base, Base) else None),
         findings.reference_findings(reference) if reference else (),
         findings.temperature_findings(*temperature_of(config.temperature, run)),

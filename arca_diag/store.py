@@ -165,7 +165,10 @@ def _inside(folder: Path, name: str) -> Path:
     """A listed file's path; never one outside the folder."""
     path = folder / name
     if not path.parent.resolve().is_relative_to(folder.resolve()):
-        raise ResultError(f"{folder / MARKER} lists a file outside the folder: {name}")
+        raise ResultError(
+            f"{folder / MARKER} lists a file outside the folder: {name}",
+            hint="give another folder with --out",
+        )
     return path
 
 
@@ -175,7 +178,7 @@ def _read_marker(path: Path) -> dict[str, Any]:
         if written["format"] != _FORMAT:
             raise ValueError(f"format {written['format']}")
         ok = isinstance(written["options"], dict) and isinstance(written["inputs"], dict)
-        if not ok or not all(isinstance(name, str) for name in written["files"]):
+        if not ok or not all(isinstance(n, str) and "\0" not in n for n in written["files"]):
             raise ValueError("damaged")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultError(

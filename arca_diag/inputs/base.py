@@ -194,18 +194,29 @@ def _checked(base: Base, run_root: Path) -> Base:
         )
     for path in weights:
         _check_header(said, path)
-    try:
-        written = read_json(base.folder / "config.json")
-    except ArcaError as error:
-        raise ArcaError(f"{said}: config.json is not valid: {error}", hint=GIVE_BASE) from None
-    if not isinstance(written, dict):
-        raise ArcaError(f"{said}: config.json is not valid: not an object", hint=GIVE_BASE)
-    for key, value in _numbers(written):
-        if value > _MOST_LAYERS and re.search("layers?$|blocks?$|depth|experts", key):
+    written = _read(said, base.folder / "config.json")
+    for key, value in _scalars(written):
+        counts = isinstance(value, int | float) and re.search("layers?$|blocks?$|experts", key)
+        if counts and value > _MOST_LAYERS:
             raise ArcaError(
                 f"{said}: config.json says {key} {value!r:.30}, and no model has so many",
                 hint=GIVE_BASE,
             )
+        if (key == "use_kernels" and value) or ("implementation" in key and "/" in str(value)):
+            raise ArcaError(
+                f"{said}: config.json asks for kernels from the hub ({key} {value!r:.100}), which "
+                "are code, and are not run",
+                hint="remove the key from config.json: the model is the same without them",
+            )
+    if (base.folder / "generation_config.json").is_file():
+        _read(said, base.folder / "generation_config.json")
+    for index in base.folder.glob("*.safetensors.index.json"):
+        for _, name in _scalars(_read(said, index).get("weight_map")):
+            if "/" in str(name) or "\\" in str(name):
+                raise ArcaError(
+                    f"{said}: {index.name} names a file outside of the folder: {name!r:.100}",
+                    hint=GIVE_BASE,
+                )
     # transformers 5 moved rope_theta into rope_parameters, which 4.x does not know: it would
     # load the model with a default theta and be wrong without a word.
     if "rope_parameters" in written and "rope_theta" not in written and _transformers_major() < 5:
@@ -231,15 +242,26 @@ def _check_header(said: str, path: Path) -> None:
         ) from None
 
 
-def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in a configuration, under the nearest key."""
+def _read(said: str, path: Path) -> dict[str, Any]:
+    """The object in one of the model's JSON files."""
+    try:
+        value = read_json(path)
+        if not isinstance(value, dict):
+            raise ArcaError("not an object")
+    except ArcaError as error:
+        raise ArcaError(f"{said}: {path.name} is not valid: {error}", hint=GIVE_BASE) from None
+    return value
+
+
+def _scalars(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that holds no others, under the nearest key."""
     if isinstance(value, dict):
         for name, item in value.items():
-            yield from _numbers(item, name)
+            yield from _scalars(item, name)
     elif isinstance(value, list):
         for item in value:
-            yield from _numbers(item, key)
-    elif isinstance(value, int | float):
+            yield from _scalars(item, key)
+    else:
         yield key, value
 
 

@@ -2,14 +2,16 @@
 
 import functools
 import json
+import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arca_diag.inputs.files import children, number, read_json, read_text, step_number
+from arca_diag.errors import ArcaError
+from arca_diag.inputs.files import children, number, read_json, read_object, read_text, step_number
 from arca_diag.inputs.layouts import Layout
 from arca_diag.inputs.pickles import read_training_args
 
@@ -66,10 +68,14 @@ class Framework:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """A trainer's arguments by TRL's names, and the file they come from, relative to the run."""
+    """A trainer's arguments by TRL's names, and the file they come from, relative to the run.
+
+    Where none were found, `ignored` says why files that may hold them could not be read.
+    """
 
     values: dict[str, Any]
     source: str
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +87,14 @@ class State:
         logging_steps: Steps between two rows; None if unknown.
         steps: Every count of steps that was found.
         found: Whether there was such a file.
+        ignored: Why there was one that could not be read.
     """
 
     log: tuple[dict[str, Any], ...]
     logging_steps: int | None
     steps: tuple[int, ...]
     found: bool
+    ignored: tuple[str, ...]
 
 
 def read_arguments(root: Path, folders: list[Path]) -> Arguments:
@@ -96,7 +104,11 @@ def read_arguments(root: Path, folders: list[Path]) -> Arguments:
     node = _compose(path, root)
     said = {key: _yaml_value(node, key) for key in _LLAMA_FACTORY}
     more = _arguments({k: v for k, v in said.items() if isinstance(v, str | bool)}, path, root)
-    return Arguments(values=found.values | more.values, source=found.source or more.source)
+    return Arguments(
+        values=found.values | more.values,
+        source=found.source or more.source,
+        ignored=() if found.source else tuple(_unread_arguments(root, folders)),
+    )
 
 
 def _first_arguments(root: Path, folders: list[Path]) -> Arguments:
@@ -117,6 +129,19 @@ def _first_arguments(root: Path, folders: list[Path]) -> Arguments:
     return _arguments(_read_toml(path, root), path, root)
 
 
+def _unread_arguments(root: Path, folders: list[Path]) -> Iterator[str]:
+    for folder in folders:
+        if os.path.lexists(folder / "training_args.bin"):
+            yield (
+                f"{folder.name}/training_args.bin holds no arguments that can be read without "
+                "running it, or more than a trainer's"
+            )
+        try:
+            read_object(folder / "args.json", root)
+        except ArcaError as fault:
+            yield str(fault)
+
+
 def read_state(root: Path, folders: list[Path], last_step: int) -> State:
     """The newest trainer_state.json, which holds the log of all steps before it.
 
@@ -126,8 +151,14 @@ def read_state(root: Path, folders: list[Path], last_step: int) -> State:
         last_step: The last checkpoint's: a state of that step is the newest there is.
     """
     states: list[dict[str, Any]] = []
+    ignored: list[str] = []
     for folder in folders:
-        if state := read_json(folder / "trainer_state.json", root, _STATE_LIMIT):
+        try:
+            state = read_object(folder / "trainer_state.json", root, _STATE_LIMIT)
+        except ArcaError as fault:
+            ignored.append(str(fault))
+            continue
+        if state:
             states.append(state)
         # Reading the others would cost seconds, and they only repeat the beginning of this one.
         if any(_rows(s) and (folder != root or _reached(s) >= last_step) for s in states):
@@ -145,6 +176,7 @@ def read_state(root: Path, folders: list[Path], last_step: int) -> State:
             if (step := step_number(s.get(key))) is not None
         ),
         found=bool(states),
+        ignored=tuple(ignored),
     )
 
 

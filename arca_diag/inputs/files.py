@@ -1,6 +1,5 @@
 """Looks into a run's folder, which may be hostile: bounded in size and number, never out of it."""
 
-import json
 import math
 import os
 import re
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arca_diag.errors import ArcaError
+from arca_diag.inputs import untrusted
 
 #: Bytes of a small file that we are willing to parse.
 SMALL = 16 * 2**20
@@ -37,29 +37,39 @@ def children(folder: Path) -> list[Path]:
 
 def within(path: Path, root: Path) -> bool:
     """Whether a path, with every symbolic link followed, lies in `root` or is it."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    return untrusted.inside(path, root)
 
 
 def read_text(path: Path, root: Path, limit: int = SMALL) -> bytes | None:
     """A file of the run; None if it is absent, larger than `limit` or leads out of the run."""
     try:
-        if not path.is_file() or not within(path, root):
-            return None
-        with path.open("rb") as handle:
-            content = handle.read(limit + 1)
-    except OSError:
+        return untrusted.read_bytes(path, limit=limit) if within(path, root) else None
+    except ArcaError:
         return None
-    return content if len(content) <= limit else None
 
 
 def read_json(path: Path, root: Path, limit: int = SMALL) -> dict[str, Any]:
     """A JSON object of the run; empty if there is none, or none that can be read."""
-    content = read_text(path, root, limit)
     try:
-        found = json.loads(content) if content else {}
-    except (ValueError, RecursionError):
+        return read_object(path, root, limit)
+    except ArcaError:
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def read_object(path: Path, root: Path, limit: int = SMALL) -> dict[str, Any]:
+    """A JSON object of the run; empty if there is no such file.
+
+    Raises:
+        ArcaError: There is one, and it cannot be read, is beyond the limits of
+            `untrusted.read_json`, leads out of the run, or holds no object.
+    """
+    if not os.path.lexists(path):
+        return {}
+    untrusted.check_inside(path, root)
+    found = untrusted.read_json(path, limit=limit)
+    if not isinstance(found, dict):
+        raise ArcaError(f"{path.parent.name}/{path.name} does not hold an object")
+    return found
 
 
 def number(value: object) -> float | None:

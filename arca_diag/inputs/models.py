@@ -20,6 +20,7 @@ _TOKENIZER = (
     "added_tokens.json", "chat_template.jinja", "config.json", "vocab.json", "vocab.txt",
     "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model", "tekken.json",
 )  # fmt: skip
+_AGAIN = "copy or save it again"
 _LARGEST = 256 * 2**20  # bytes of one of these files
 
 
@@ -111,7 +112,7 @@ def _copy_tokenizer(folder: Path, copy: Path, root: Path) -> None:
         if name.endswith(".json"):
             value = read_json(path, limit=_LARGEST)  # no deeper than the libraries bear
             if not isinstance(value, dict):
-                raise ArcaError(f"{folder.name}/{name} does not hold an object")
+                raise ArcaError(f"{folder.name}/{name} does not hold an object", hint=_AGAIN)
             if name == "tokenizer.json":
                 check_tokenizer(content.decode("utf-8"), f"{folder.name}/{name}")
             elif name.endswith("config.json"):
@@ -143,7 +144,7 @@ def _tokenizer(folder: Path, shown: str, *, trusted: bool, **arguments: Any) -> 
             fault = error
     raise ArcaError(
         f"{shown}: the tokenizer cannot be loaded: {type(fault).__name__}: {fault}"[:1000],
-        hint="copy or save it again",
+        hint=_AGAIN,
     ) from fault
 
 

@@ -58,6 +58,7 @@ class Run:
         reward_columns: Names of the run's reward functions, as logged; empty if unknown.
         completions: TRL's folder of completion tables, if there is one.
         refused: Checkpoints that were recognised but cannot be used, in step order.
+        ignored: Why files that would have said something of the run could not be read.
     """
 
     root: Path
@@ -74,6 +75,7 @@ class Run:
     recognised_by: str = ""
     log: tuple[dict[str, Any], ...] = ()
     refused: tuple[Refused, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def find_run(path: Path) -> Run:
@@ -275,4 +277,5 @@ def _describe(root: Path, found: Survey, named: Checkpoint | None = None) -> Run
         reward_columns=tuple(match[1] for match in rewards if match),
         completions=completions if completions.is_dir() else None,
         refused=found.refused,
+        ignored=(*arguments.ignored, *state.ignored),
     )

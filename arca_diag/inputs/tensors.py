@@ -94,7 +94,7 @@ def open_tensors(path: Path, shown: str, *, whole: bool) -> TensorFile:
             f"{shown} cannot be read: {error.strerror or error}",
             hint="was the checkpoint deleted meanwhile, and is it yours to read?",
         ) from None
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, MemoryError) as error:
         raise _damaged(shown, error) from None
     entries.pop("__metadata__", None)
     for name, entry in entries.items():

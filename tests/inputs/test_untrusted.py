@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from arca_diag.errors import ArcaError, RolloutError
-from arca_diag.inputs import untrusted
+from arca_diag.inputs import parquet
+from arca_diag.inputs.parquet import parquet_rows
 from arca_diag.inputs.untrusted import (
     check_inside,
     inside,
     json_lines,
-    parquet_rows,
     read_json,
     read_text,
 )
@@ -193,7 +193,7 @@ class TestJsonLines:
 class TestParquet:
     @pytest.mark.parametrize("batch", [1, 7, 256])
     def test_rows_are_those_that_were_written(self, tmp_path, monkeypatch, batch):
-        monkeypatch.setattr(untrusted, "_BATCH", batch)
+        monkeypatch.setattr(parquet, "_BATCH", batch)
         rows = [
             {
                 "text": f"{i}" * (i % 50),
@@ -222,7 +222,7 @@ class TestParquet:
     @pytest.mark.parametrize("row_limit", [2**20, 300])
     def test_columns_of_other_kinds(self, tmp_path, monkeypatch, row_limit):
         """Under the lower limit a batch falls into portions of a row or two."""
-        monkeypatch.setattr(untrusted, "_ROW", row_limit)
+        monkeypatch.setattr(parquet, "_ROW", row_limit)
         table = pa.table(
             {
                 "map": pa.array([[("a", 1)], [("b", 2)]] * 20, pa.map_(pa.string(), pa.int64())),
@@ -285,10 +285,10 @@ class TestParquet:
 
     def test_more_columns_or_rows_than_any_rollouts_have(self, tmp_path, monkeypatch):
         path = write_parquet(tmp_path / "f.parquet", [{"a": 1, "b": 2}] * 3)
-        monkeypatch.setattr(untrusted, "_ROWS", 2)
+        monkeypatch.setattr(parquet, "_ROWS", 2)
         with pytest.raises(ArcaError, match="3 rows, more than 2"):
             list(parquet_rows(path))
-        monkeypatch.setattr(untrusted, "_COLUMNS", 1)
+        monkeypatch.setattr(parquet, "_COLUMNS", 1)
         with pytest.raises(ArcaError, match="2 columns, more than 1"):
             list(parquet_rows(path))
 
@@ -348,7 +348,7 @@ class TestParquetBombs:
         assert path.stat().st_size < 2**20
         code = (
             "import resource, sys; from pathlib import Path\n"
-            "from arca_diag.inputs.untrusted import ArcaError, parquet_rows\n"
+            "from arca_diag.inputs.parquet import ArcaError, parquet_rows\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "before, rows = peak(), 0\n"
             "try:\n"

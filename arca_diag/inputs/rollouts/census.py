@@ -13,6 +13,7 @@ from arca_diag.errors import RolloutError, collected
 from arca_diag.inputs.rollouts import READERS, Reader
 from arca_diag.inputs.rollouts.record import Notes, Rollout, Sample
 from arca_diag.inputs.runs import Run
+from arca_diag.inputs.untrusted import inside
 
 _TOLERANCE = 0.02  # of the largest advantage of a group: trainers write few digits
 _CHARACTERS_PER_TOKEN = 4  # where nothing but text is known and only a cost is to be foretold
@@ -101,7 +102,7 @@ def find_source(
         for reader in readers:
             for place in reader.places:
                 for found in sorted(run.root.glob(place)):
-                    if found.resolve().is_relative_to(run.root) and reader.sniff(found):
+                    if inside(found, run.root) and reader.sniff(found):
                         return Source(reader=reader, path=found, within=run.root)
         return None
     if not path.exists():

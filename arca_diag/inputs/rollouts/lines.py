@@ -9,6 +9,7 @@ from arca_diag.errors import RolloutError
 from arca_diag.inputs import untrusted
 from arca_diag.inputs.rollouts.peek import first_fields
 from arca_diag.inputs.rollouts.record import Notes
+from arca_diag.inputs.untrusted import inside
 
 _CANONICAL = frozenset({"prompt_ids", "completion_ids"})
 
@@ -39,7 +40,7 @@ def files_in(folder: Path, pattern: str, notes: Notes) -> list[Path]:
     """The files of a folder that match, numbers in order; a link out of the folder is a fault."""
     found = []
     for path in sorted(folder.glob(pattern), key=lambda p: in_order(p.as_posix())):
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not inside(path, folder):
             notes.fault(path.relative_to(folder).as_posix(), "a link to outside of the folder")
         elif path.is_file():
             found.append(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from arca_diag.errors import RolloutError
-from arca_diag.inputs import untrusted
+from arca_diag.inputs import parquet
 
 _LIMIT = 64 * 2**30  # bytes of all rows together, once decoded
 
@@ -17,7 +17,7 @@ def parquet_rows(path: Path, limit: int = _LIMIT) -> Iterator[tuple[int, dict[st
     Raises:
         RolloutError: The file is no parquet, is damaged, or stands for more than it may.
     """
-    rows = untrusted.parquet_rows(path, limit=limit, error=RolloutError)
+    rows = parquet.parquet_rows(path, limit=limit, error=RolloutError)
     for number, row in enumerate(rows, start=1):
         yield number, {key: _unboxed(value) for key, value in row.items()}
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from arca_diag.errors import RolloutError
-from arca_diag.inputs.untrusted import parquet_columns
+from arca_diag.inputs.parquet import parquet_columns
 
 _HEAD = 64 * 2**10  # bytes
 _KEY = re.compile(r'\s*,?\s*("(?:[^"\\]|\\.)*+")\s*:\s*')

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from arca_diag.errors import RolloutError
+from arca_diag.inputs.untrusted import inside
 
 # Why completions are left out, where several formats have the same reason.
 EMPTY = "empty: no token to credit"
@@ -156,7 +157,7 @@ class Notes:
         Raises:
             RolloutError: It is a link that leads out of the run.
         """
-        if self.within is not None and not file.resolve().is_relative_to(self.within):
+        if self.within is not None and not inside(file, self.within):
             raise RolloutError(
                 f"{file.name} is a link that leads out of the run, and is not followed",
                 hint="copy the file into the run, or name it with --rollouts",

@@ -90,7 +90,10 @@ def _batches(
         left = limit
         for group in range(file.metadata.num_row_groups):
             # Each by itself: Arrow cannot join the nested dictionaries of two.
-            for batch in file.iter_batches(_BATCH, row_groups=[group], columns=names):
+            batches = file.iter_batches(
+                _BATCH, row_groups=[group], columns=names, use_threads=False
+            )
+            for batch in batches:
                 left -= _weight(batch.to_struct_array())
                 if left < 0:
                     raise Fault(f"its rows take more than {size_of(limit)}")

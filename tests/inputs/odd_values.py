@@ -85,7 +85,8 @@ def is_clean_or_refused(path: Path, reader: Reader, **run: Any) -> bool:
         census = take_census(source, described, skip_bad_lines=False)
         loaded = load(census, described, {entry.group_id for entry in census.entries})
     except RolloutError as error:
-        assert len(str(error)) < 20_000
+        if len(str(error)) > 20_000:
+            raise AssertionError("a message that nobody reads") from error
         return False
     for sample in loaded.values():
         assert sample.prompt

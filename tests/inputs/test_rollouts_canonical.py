@@ -156,6 +156,18 @@ class TestDefaultGroup:
         path = lines(tmp_path, record(0, group_id="x"), record(9, group_id="x"))
         assert {r.group_id for r in read(path).rollouts} == {"x"}
 
+    def test_a_name_that_recurs_at_another_step_is_another_group(self, tmp_path):
+        """Some name a group after its prompt alone."""
+        at = [1, 1, 2, None, 2, 1]
+        path = lines(tmp_path, *(record(n, group_id="q", step=s) for n, s in enumerate(at)))
+        names = [r.group_id for r in read(path).rollouts]
+        assert names == ["q", "q", "q@2", "q@unknown", "q@2", "q"]
+
+    def test_of_such_groups_a_bad_line_drops_its_own(self, tmp_path):
+        rows = [record(n, group_id="q", step=n // 2) for n in range(4)]
+        path = lines(tmp_path, *rows, record(9, group_id="q", step=1, reward="high"))
+        assert [r.id for r in read(path, skip_bad_lines=True).rollouts] == ["r0", "r1"]
+
     def test_an_empty_name_is_a_name(self, tmp_path):
         assert read(lines(tmp_path, record(0, group_id=""))).rollouts[0].group_id == ""
 

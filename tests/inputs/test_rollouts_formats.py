@@ -38,6 +38,8 @@ EXAMPLES: list[tuple[str, Any, str]] = [
     ("r.parquet", record(0), CANONICAL),
     ("completions_00001.parquet", trl_row(0), "TRL completions"),
     ("completions_00001.parquet", recorded(0), "TRL completions"),
+    ("renamed.parquet", trl_row(0), "TRL completions"),
+    ("completions_all.parquet", record(0), CANONICAL),
     ("12.jsonl", line(), "verl rollout data"),
     ("renamed.jsonl", line(), "verl rollout data"),
     ("completions.jsonl", batch(), "ms-swift completions"),

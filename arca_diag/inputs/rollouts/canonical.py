@@ -44,6 +44,7 @@ def sniff(path: Path) -> bool:
 def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
     """Read one file, and check every line of it."""
     notes.reading(path)
+    seen: dict[str, int | None] = {}
     for number, record in _records(path):
         place = f"{path.name}:{number}"
         if isinstance(record, str):
@@ -51,9 +52,9 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
             continue
         notes.unknown_fields.update(key for key in record if key not in _KNOWN)
         try:
-            sample = _sample(place, record)
+            sample = _sample(place, record, seen)
         except Fault as fault:
-            notes.fault(place, fault, _group_of(record))
+            notes.fault(place, fault, _group_of(record, seen))
             continue
         if sample.step is not None:
             notes.step_source = "recorded in the file"
@@ -66,7 +67,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     return parquet_rows(path) if path.suffix == ".parquet" else json_lines(path)
 
 
-def _sample(place: str, record: dict[str, Any]) -> Sample:
+def _sample(place: str, record: dict[str, Any], seen: dict[str, int | None]) -> Sample:
     identity = fields.text(record, "id")
     prompt, completion = fields.ids(record, "prompt_ids"), fields.ids(record, "completion_ids")
     for key, value in (("id", identity), ("prompt_ids", prompt), ("completion_ids", completion)):
@@ -76,15 +77,13 @@ def _sample(place: str, record: dict[str, Any]) -> Sample:
         raise Fault("prompt_ids is empty: the first completion token has nothing to follow")
     if not completion:
         raise Fault("completion_ids is empty")
-    step = fields.step(record)
-    group = fields.text(record, "group_id")
     length = len(completion)
     exact = fields.flag(record, "ids_exact")
     return Sample(
         id=identity or "",
         place=place,
-        step=step,
-        group_id=group if group is not None else fields.default_group(prompt, step),
+        step=fields.step(record),
+        group_id=_group(record, prompt, seen),
         prompt=prompt,
         completion=completion,
         mask=fields.flags(record, "completion_mask", length),
@@ -100,13 +99,23 @@ def _sample(place: str, record: dict[str, Any]) -> Sample:
     )
 
 
-def _group_of(record: dict[str, Any]) -> str | None:
+def _group(record: dict[str, Any], prompt: tuple[int, ...], seen: dict[str, int | None]) -> str:
+    name, step = fields.text(record, "group_id"), fields.step(record)
+    if name is None:
+        return fields.default_group(prompt, step)
+    return fields.named_group(name, step, seen)
+
+
+def _group_of(record: dict[str, Any], seen: dict[str, int | None]) -> str | None:
     """The group of a record that is otherwise bad, or None if that cannot be read either."""
     try:
-        group = fields.text(record, "group_id")
-        if group is not None:
-            return group
-        prompt = fields.ids(record, "prompt_ids")
-        return fields.default_group(prompt, fields.step(record)) if prompt else None
+        name = fields.text(record, "group_id")
+        if name is None:
+            prompt = fields.ids(record, "prompt_ids")
+            return fields.default_group(prompt, fields.step(record)) if prompt else None
     except Fault:
         return None
+    try:
+        return fields.named_group(name, fields.step(record), seen)
+    except Fault:  # without its step the name is all there is
+        return name

@@ -84,6 +84,7 @@ def _read(path: Path, mapping: Mapping[str, str], notes: Notes) -> Iterator[Samp
     if "step" in mapping:
         notes.step_source = f"column {mapping['step']}"
     unseen, there = set(mapping.values()), list[str]()
+    seen: dict[str, int | None] = {}
     for number, record in _rows(path):
         place = f"{path.name}:{number}"
         if isinstance(record, str):
@@ -98,7 +99,11 @@ def _read(path: Path, mapping: Mapping[str, str], notes: Notes) -> Iterator[Samp
                 given = {field: _from_text(field, cell) for field, cell in given.items()}
             step, prompt = fields.step(given), _prompt(given)
             name = _name(given, "group_id")
-            group = fields.default_group(prompt, step) if name is None else name
+            group = (
+                fields.default_group(prompt, step)
+                if name is None
+                else fields.named_group(name, step, seen)
+            )
             sample = _sample(place, given, prompt, step, group)
         except Fault as fault:
             notes.fault(place, fault, group)

@@ -145,6 +145,17 @@ def default_group(prompt: object, at: int | None) -> str:
     return f"{key}@{'unknown' if at is None else at}"
 
 
+def named_group(name: str, at: int | None, seen: dict[str, int | None]) -> str:
+    """A group as it is recorded; one that recurs at another step is another group.
+
+    Args:
+        name: What is recorded, which may be the name of a prompt.
+        at: The step.
+        seen: Name -> the step at which it was first seen; kept up to date here.
+    """
+    return name if seen.setdefault(name, at) == at else f"{name}@{'unknown' if at is None else at}"
+
+
 def _per_token(record: Record, key: str, length: int) -> list[Any] | None:
     value = record.get(key)
     if value is not None and (not isinstance(value, list) or len(value) != length):

@@ -16,11 +16,13 @@ from arca_diag.errors import RolloutError
 from arca_diag.inputs.rollouts import fields, logged
 from arca_diag.inputs.rollouts.lines import files_in
 from arca_diag.inputs.rollouts.parquet import parquet_rows
+from arca_diag.inputs.rollouts.peek import columns
 from arca_diag.inputs.rollouts.record import EMPTY, Chat, Fault, Notes, Sample
 from arca_diag.inputs.runs import Run
 from arca_diag.trl import IDS_COLUMN, STEP_COLUMN
 
-_NOT_REWARDS = ("step", "prompt", "completion", "advantage", IDS_COLUMN, STEP_COLUMN)
+_COLUMNS = {"step", "prompt", "completion", "advantage"}
+_NOT_REWARDS = _COLUMNS | {IDS_COLUMN, STEP_COLUMN}
 _TABLE = 2**30  # bytes of one table once decoded: it is held whole
 _IMAGES = "a prompt with more than text in it, which is not replayed"
 _TOOLS = "tool calls, whose tokens the table does not tell apart"
@@ -31,7 +33,10 @@ def sniff(path: Path) -> bool:
     """A folder with TRL's completion tables, or one such table."""
     if path.is_dir():
         return any(path.glob("completions_*.parquet"))
-    return path.is_file() and path.suffix == ".parquet" and path.name.startswith("completions_")
+    if not path.is_file() or path.suffix != ".parquet":
+        return False
+    found = set(columns(path))
+    return found >= _COLUMNS if found else path.name.startswith("completions_")
 
 
 def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:

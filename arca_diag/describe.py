@@ -10,7 +10,7 @@ from arca_diag.inputs.arguments import groups_a_step
 from arca_diag.inputs.base import Base
 from arca_diag.inputs.files import step_number
 from arca_diag.inputs.gathered import Inputs
-from arca_diag.inputs.reference import Reference, release, rewrites_base
+from arca_diag.inputs.reference import Reference, release, rewrites_base, trains_biases
 from arca_diag.inputs.rollouts.census import Census, answered_alike
 from arca_diag.inputs.runs import Run
 from arca_diag.inputs.selection import Selection
@@ -128,8 +128,12 @@ def _of_another(inputs: Inputs) -> dict[str, str]:
     if version and version < (0, 16) and inputs.temperature != 1:
         why = f"TRL {inputs.run.framework_version} did not divide logits by the temperature"
         return {"entropy": why, "kl": why}
-    if inputs.reference.kind == "base" and any(map(rewrites_base, inputs.adapters)):
+    if inputs.reference.asked:
+        return {"kl": "the reference was asked for, whatever training had"}
+    if any(map(rewrites_base, inputs.adapters)):
         return {"kl": "the trainer measured it from what the adapter's start had left of the base"}
+    if any(map(trains_biases, inputs.adapters)):
+        return {"kl": "the trainer measured it from the base with the trained biases in it"}
     return {}
 
 

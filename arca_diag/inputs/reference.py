@@ -33,6 +33,7 @@ class Reference:
         initial: Checkpoint name -> the saved initial adapter of a checkpoint that rewrites the
             base: what was taken from the base when training began.
         path: The folder that the user gave: an adapter, or another base model.
+        asked: It was asked for, whatever training had.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Reference:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     initial: Mapping[str, Adapter] = field(default_factory=dict)
     path: Path | None = None
+    asked: bool = False
 
     @property
     def model(self) -> Path | None:
@@ -86,7 +88,7 @@ def choose_reference(
         except CheckpointError as error:
             uncertain = f"what training started from was saved and cannot be read: {error}"
             chosen = replace(chosen, uncertain=chosen.uncertain or uncertain)
-    return replace(chosen, initial=initial)
+    return replace(chosen, initial=initial, asked=asked != "auto")
 
 
 def _choose(asked: str, run: Run, adapters: tuple[Adapter, ...], read: Read) -> Reference:

@@ -204,11 +204,13 @@ class TestThresholdsAreData:
         assert class_of(0.85, 0.05, thresholds=strict) == "leaning-sparse"
 
     def test_every_cut_is_used(self):
+        def judged(thresholds: tuple[Threshold, ...]) -> tuple[str | None, Verdict]:
+            return class_of(0.4, 0.6, thresholds=thresholds), verdict_of("m", thresholds=thresholds)
+
         for name in CUT:
             without = tuple(t for t in THRESHOLDS if t.id != name)
             with pytest.raises((StopIteration, KeyError)):
-                verdict_of("m", thresholds=without)
-                class_of(0.4, 0.6, thresholds=without)
+                judged(without)
 
 
 class TestSources:

@@ -145,8 +145,9 @@ def rollout_findings(
             _finding(
                 "prompts-guessed",
                 "warn",
-                f"the prompts of {guessed_prompts:,} of {completions:,} completions were put "
-                "together from a dump that lost their special tokens",
+                f"the prompts of {guessed_prompts:,} of {completions:,} completions are put "
+                "together again, from a dump that lost their special tokens or by a template that "
+                "writes today's date: they may differ from those of the training",
                 {"guessed": guessed_prompts, "completions": completions},
                 "hand the completions over as canonical JSONL with prompt_ids (--rollouts)",
             )

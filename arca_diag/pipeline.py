@@ -172,7 +172,7 @@ def _sample(
     config: ScanConfig, model: AdaptedModel, inputs: Inputs, progress: Progress
 ) -> tuple[Inputs, tuple[Rollout, ...]]:
     """Completions for a run that kept none, sampled from each of its checkpoints."""
-    asked = prompt_ids(inputs.prompts, inputs.tokenizer, inputs.run)
+    asked = prompt_ids(inputs.prompts, inputs.tokenizer, inputs.run).ids
     longest = config.max_new_tokens or int(number_of(inputs.run, "max_completion_length") or 256)
     check_room(inputs.base, asked.values(), longest)
     sampled = tuple(

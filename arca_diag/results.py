@@ -195,7 +195,7 @@ class RolloutsInfo(_Part):
     lines_skipped: Count = Field(description="Completions dropped by --skip-bad-lines.")
     left_out: dict[str, Count] = Field(description="Completions left out, by the reason why.")
     guessed_prompts: Count = Field(
-        description="Selected completions whose prompt was put together from a lossy dump."
+        description="Selected completions whose prompt may differ from the one of the training."
     )
     step_source: str | None = Field(description="Where the steps come from; null if unknown.")
     group_source: str | None = Field(description="Where the groups come from; null if recorded.")

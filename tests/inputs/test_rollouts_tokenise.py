@@ -1,14 +1,16 @@
+import dataclasses
 import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from arca_diag.errors import RolloutError
 from arca_diag.inputs.rollouts import Sample
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import to_rollouts
-from tests.inputs import EOS, a_run
+from tests.inputs import EOS, SAMPLE, a_run
 
 PAD, BOS = 0, 1
 
@@ -64,3 +66,26 @@ class TestPadding:
     def test_a_prompt_of_nothing_else_is_said(self):
         with pytest.raises(RolloutError, match=r"r\.jsonl:1: the prompt is nothing but padding"):
             read(prompt=(PAD, PAD))
+
+
+class TestTemplatesWithADate:
+    """Llama's writes today's date: prompts rendered now are not those of the training."""
+
+    DATED = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+    @pytest.mark.parametrize(("template", "guessed"), [(DATED, True), (PLAIN, False)])
+    def test_a_chat_is_guessed_where_the_template_asks_for_the_date(self, template, guessed):
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(SAMPLE / "base")
+        tokenizer.chat_template = template
+        chat = Sample(
+            id="chat",
+            place="",
+            step=0,
+            group_id="g",
+            prompt=[{"role": "user", "content": "12+19>"}],
+            completion=(6, EOS),
+        )
+        plain = dataclasses.replace(chat, id="ids", prompt=(BOS, 5))
+        found = to_rollouts([chat, plain], tokenizer, frozenset({EOS}), a_run())
+        assert [r.guessed_prompt for r in found] == [guessed, False]

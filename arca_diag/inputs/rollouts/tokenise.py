@@ -6,8 +6,8 @@ nothing added: prompt and completion tokenised together would merge across their
 
 import dataclasses
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from arca_diag.errors import RolloutError, collected
@@ -15,8 +15,6 @@ from arca_diag.inputs.rehearsal import check_tokenizer
 from arca_diag.inputs.rollouts.record import Chat, Rollout, Sample
 from arca_diag.inputs.runs import Run
 from arca_diag.inputs.templates import TemplateFault, render_chats
-
-logger = logging.getLogger(__name__)
 
 _FAR_BELOW = 0.8  # of the length limit: a re-tokenised text this short was not cut off
 
@@ -63,7 +61,7 @@ def to_rollouts(
                 id=sample.id,
                 step=sample.step,
                 group_id=sample.group_id,
-                prompt_ids=prompts[sample.id],
+                prompt_ids=prompts.ids[sample.id],
                 completion_ids=ids,
                 mask=(False,) * len(ids) if dropped else mask,
                 reward=sample.reward,
@@ -72,7 +70,8 @@ def to_rollouts(
                 prompt_text=sample.prompt_text,
                 completion_text=sample.completion_text,
                 ids_exact=exact,
-                guessed_prompt=sample.guessed_prompt,
+                guessed_prompt=sample.guessed_prompt
+                or (prompts.of_today and not isinstance(sample.prompt, tuple | str)),
                 sampling_logprobs=sample.sampling_logprobs,
                 trainer_logprobs=sample.trainer_logprobs,
                 entropies=sample.entropies,
@@ -82,10 +81,22 @@ def to_rollouts(
     return tuple(rollouts)
 
 
-def prompt_ids(
-    samples: Sequence[Sample], tokenizer: Any | None, run: Run
-) -> Mapping[str, tuple[int, ...]]:
-    """The prompt's token ids of every sample, by its id; each distinct prompt is rendered once.
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Token ids of prompts.
+
+    Attributes:
+        ids: By the sample's id.
+        of_today: The template writes the date: chats were rendered for today, and those of the
+            training for another day.
+    """
+
+    ids: Mapping[str, tuple[int, ...]]
+    of_today: bool
+
+
+def prompt_ids(samples: Sequence[Sample], tokenizer: Any | None, run: Run) -> Prompts:
+    """The prompt's token ids of every sample; each distinct prompt is rendered once.
 
     Raises:
         RolloutError: Text without a tokenizer, a template that fails, a prompt without a token.
@@ -95,11 +106,12 @@ def prompt_ids(
     for sample in samples:
         distinct.setdefault(_key(sample), sample)
     chats = {k: s for k, s in distinct.items() if not isinstance(s.prompt, tuple | str)}
-    texts = dict(zip(chats, _rendered(list(chats.values()), tokenizer, run), strict=True))
+    rendered, of_today = _rendered(list(chats.values()), tokenizer, run)
+    texts = dict(zip(chats, rendered, strict=True))
     plain = [s.prompt for s in distinct.values() if isinstance(s.prompt, str)]
     _try_out(tokenizer, [*plain, *texts.values()])
     ids = {key: _prompt_ids(s, texts.get(key), tokenizer) for key, s in distinct.items()}
-    return {sample.id: ids[_key(sample)] for sample in samples}
+    return Prompts(ids={s.id: ids[_key(s)] for s in samples}, of_today=of_today)
 
 
 def check_fits_model(rollouts: Iterable[Rollout], vocabulary: int, longest: int | None) -> None:
@@ -181,10 +193,13 @@ def _key(sample: Sample) -> str:
     return json.dumps([sample.prompt, sample.rendered], sort_keys=True, default=str)
 
 
-def _rendered(samples: Sequence[Sample], tokenizer: Any | None, run: Run) -> list[str]:
-    """The chats as text, through the tokenizer's template: the run's own program, so not here."""
+def _rendered(samples: Sequence[Sample], tokenizer: Any | None, run: Run) -> tuple[list[str], bool]:
+    """The chats as text, through the tokenizer's template: the run's own program, so not here.
+
+    And whether the template asked for the date.
+    """
     if not samples:
-        return []
+        return [], False
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         template = template.get("default")
@@ -210,9 +225,7 @@ def _rendered(samples: Sequence[Sample], tokenizer: Any | None, run: Run) -> lis
                 hint="is the tokenizer the one the run was trained with?",
             )
         texts.append(text)
-    if done.uses_clock:
-        logger.warning("the chat template puts today's date into prompts, not that of the training")
-    return texts
+    return texts, done.uses_clock
 
 
 def _chat(sample: Sample) -> Chat:

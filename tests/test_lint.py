@@ -151,6 +151,20 @@ class TestHealthy:
         assert set(told(*run).values()) == {"note"}
         assert set(told(*run[1:]).values()) == {"note"}
 
+    def test_first_batches_without_any_advantage(self, tmp_path):
+        steps = {5: fresh(), 9: fresh(), 12: trained()}
+        run = [adapter(tmp_path, step, tensors) for step, tensors in steps.items()]
+        assert told(*run) == {
+            ("adapter-inert", 5): "note",
+            ("adapter-inert", 9): "note",
+            ("adapter-unchanged", 9): "note",
+        }
+        steps = {15: trained(1), 19: trained(1), 22: trained(2)}
+        run = [adapter(tmp_path, step, tensors) for step, tensors in steps.items()]
+        for one in run:
+            write_adapter(one.checkpoint.path / "ref", PEFT_WRITES, trained(1))
+        assert told(*run) == {("adapter-unchanged", 19): "note"}
+
     def test_a_warm_up_of_a_run_that_continues_an_adapter(self, tmp_path):
         steps = {0: trained(7), 1: trained(7), 2: trained(8)}
         run = [adapter(tmp_path, step, tensors) for step, tensors in steps.items()]
@@ -517,6 +531,8 @@ class TestConfigurationAndPlace:
             {"target_modules": [], "modules_to_save": ["head"]},
             {"target_modules": [], "trainable_token_indices": [1]},
             {"target_modules": [], "target_parameters": ["experts.up"]},
+            {"target_modules": ["up"], "target_parameters": ["experts.down"]},
+            {"r": 0, "rank_pattern": {"q_proj": 2, "v_proj": 2}},
             {"layers_to_transform": []},
             {"layers_to_transform": [2, 9]},
             {"layers_to_transform": 0},
@@ -533,6 +549,8 @@ class TestConfigurationAndPlace:
         finding = the_finding(adapter(tmp_path, 5, peft_version=newer), context=HEADERS)
         assert (finding.id, finding.level) == ("peft-newer", "note")
         assert finding.evidence == {"saved_by": newer, "installed": "0.21.2"}
+        run = [adapter(tmp_path, step, peft_version=newer) for step in (5, 9)]
+        assert the_finding(*run, context=HEADERS).id == "peft-newer"
 
     @pytest.mark.parametrize("other", ["0.21.2", "0.9.0", "0.18", "x", "", 5, None, ["0.22"]])
     def test_an_older_peft_or_none_that_is_known(self, tmp_path, other):

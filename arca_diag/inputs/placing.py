@@ -2,7 +2,7 @@
 
 import re
 
-from arca_diag.inputs.adapters import PREFIX, Adapter, peft_name
+from arca_diag.inputs.adapters import Adapter, peft_name
 from arca_diag.inputs.reference import trains_biases
 
 #: What to do about tensors that PEFT would not place.
@@ -57,7 +57,5 @@ def _strays(adapter: Adapter) -> list[str]:
     if not isinstance(listed, list) or not listed or adapter.config.get("target_parameters"):
         return []
     ends = tuple(f".{target}" for target in adapter.targets)
-    modules = {
-        key: key.removeprefix(PREFIX).partition(".lora_")[0] for key in lora_tensors(adapter)
-    }
+    modules = {key: key.partition(".lora_")[0] for key in lora_tensors(adapter)}
     return [key for key, module in modules.items() if not f".{module}".endswith(ends)]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from arca_diag.inputs.untrusted import read_json
 #: What PEFT puts before the name that a layer has in the base.
 PREFIX = "base_model.model."
 
+_LARGE = 1024  # a rank that is no burden to make a matrix of
 _MATRIX = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
@@ -195,6 +196,7 @@ def _open(checkpoint: Checkpoint, *, whole: bool) -> Adapter:
         names[name] = key
     if not any(".lora_" in name for name in names):
         raise CheckpointError(f"{shown} holds no LoRA tensor")
+    _check_ranks(folder, config, file.shapes.values())
     return Adapter(
         checkpoint=checkpoint,
         config=config,
@@ -245,6 +247,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
             )
     check_kind(folder, config)
     return config
+
+
+def _check_ranks(
+    folder: Path, config: Mapping[str, Any], shapes: Iterable[tuple[int, ...]]
+) -> None:
+    """PEFT makes matrices of the ranks that are written, before it looks at those in the file."""
+    written = config.get("rank_pattern")
+    ranks = [config.get("r", 8), *(written.values() if isinstance(written, dict) else ())]
+    largest = max((side for shape in shapes for side in shape), default=0)
+    for rank in ranks:
+        if not _is_rank(rank) or rank > max(largest, _LARGE):
+            raise CheckpointError(
+                f"{folder.name}/{_CONFIG}: a rank is {rank!r:.100}, and no matrix of the file has "
+                f"a side longer than {largest}",
+                hint="the file is damaged, or was written by hand: what did training use?",
+            )
 
 
 def _is_rank(value: object) -> bool:

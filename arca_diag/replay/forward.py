@@ -102,7 +102,10 @@ class AdaptedModel:
             raise
         except Exception as error:  # an odd configuration makes PEFT raise anything at all
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CheckpointError(f"{said}: PEFT cannot load the adapter: {first}") from error
+            raise CheckpointError(
+                f"{said}: PEFT cannot load the adapter: {first}",
+                hint="is its adapter_config.json as training left it?",
+            ) from error
         name = name or said
         self._labels[name] = label
         self._biases[name] = {k: v.to(self._known_biases[k]) for k, v in biases.items()}
@@ -331,7 +334,8 @@ def replay(
         progress: Hears of every pass.
     """
     batches = plan(work, batch_tokens)
-    progress.start(sum(int(b.attend.sum()) * _passes(model, b) for b in batches))
+    progress.stage("replaying")
+    progress.start(sum(int(b.attend.sum()) * _passes(model, b) for b in batches), "tokens")
     with torch.inference_mode():
         model.check_head()
         for batch in batches:

@@ -120,6 +120,14 @@ def find_source(
 
 def none_found(run: Run) -> RolloutError:
     """What to say of a run without rollouts."""
+    places = (place for reader in READERS for place in reader.places)
+    for link in (path for place in places for path in run.root.glob(place)):
+        if not inside(link, run.root):
+            return RolloutError(
+                f"{run.root.name}: no rollouts: {link.name} is a link that leads out of the run, "
+                "and is not followed",
+                hint="copy what it points at into the run, or name that with --rollouts",
+            )
     return RolloutError(
         f"{run.root.name}: no rollouts: it has no completions/ folder with completions_*.parquet "
         "in it, nor what another trainer leaves",

@@ -274,25 +274,27 @@ def _shown(path: Path) -> Path:
 
 
 class _RichProgress:
-    """Progress on stderr: the stage, then tokens, rate and time left."""
+    """Progress on stderr: the stage, then how much is done, the rate and the time left."""
 
     def __init__(self, bar: Progress) -> None:
         self.bar = bar
         self.task = bar.add_task("starting", total=None, rate="")
         self.begun = 0.0
+        self.unit = ""
 
     def stage(self, name: str) -> None:
-        self.bar.update(self.task, description=name)
+        self.bar.update(self.task, description=name, rate="")
 
-    def start(self, total_tokens: int) -> None:
+    def start(self, total: int, unit: str) -> None:
         self.begun = time.monotonic()
-        self.bar.update(self.task, description="replaying", total=total_tokens, completed=0)
+        self.unit = unit
+        self.bar.update(self.task, total=total, completed=0)
 
-    def advance(self, tokens: int) -> None:
+    def advance(self, done: int) -> None:
         task = self.bar.tasks[0]
-        rate = (task.completed + tokens) / max(time.monotonic() - self.begun, 1e-9)
-        done = f"{task.completed + tokens:,.0f}/{task.total:,.0f} tokens, {rate:,.0f}/s"
-        self.bar.update(self.task, advance=tokens, rate=done)
+        rate = (task.completed + done) / max(time.monotonic() - self.begun, 1e-9)
+        told = f"{task.completed + done:,.0f}/{task.total:,.0f} {self.unit}, {rate:,.0f}/s"
+        self.bar.update(self.task, advance=done, rate=told)
 
 
 @contextmanager

@@ -10,11 +10,11 @@ class Progress(Protocol):
     def stage(self, name: str) -> None:
         """A stage begins, in words for a person."""
 
-    def start(self, total_tokens: int) -> None:
-        """Replay begins; `total_tokens` is the sum over all passes."""
+    def start(self, total: int, unit: str) -> None:
+        """The stage's work can be counted: `total` of a unit, such as tokens over all passes."""
 
-    def advance(self, tokens: int) -> None:
-        """So many more tokens went through the model."""
+    def advance(self, done: int) -> None:
+        """So many more of the unit are done."""
 
 
 class Silent:
@@ -23,8 +23,8 @@ class Silent:
     def stage(self, name: str) -> None:
         """Ignore."""
 
-    def start(self, total_tokens: int) -> None:
+    def start(self, total: int, unit: str) -> None:
         """Ignore."""
 
-    def advance(self, tokens: int) -> None:
+    def advance(self, done: int) -> None:
         """Ignore."""

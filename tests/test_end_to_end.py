@@ -87,8 +87,8 @@ class Stages(Silent):
     def stage(self, name: str) -> None:
         self.heard.append(name)
 
-    def advance(self, tokens: int) -> None:
-        self.tokens += tokens
+    def advance(self, done: int) -> None:
+        self.tokens += done
 
 
 def scan(run: Path, progress: Stages | None = None, **flags: Any) -> Diagnosis:
@@ -781,8 +781,8 @@ def test_a_scan_that_is_refused_makes_no_folder(own_run: Path, tmp_path: Path) -
 class Interrupted(Stages):
     """Presses Ctrl-C once the model has begun to work."""
 
-    def advance(self, tokens: int) -> None:
-        super().advance(tokens)
+    def advance(self, done: int) -> None:
+        super().advance(done)
         if self.tokens > 500:
             raise KeyboardInterrupt
 

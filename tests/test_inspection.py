@@ -103,10 +103,10 @@ class TestASample:
         class Heard:
             def stage(self, name: str) -> None: ...
 
-            def start(self, total: int, unit: str = "tokens") -> None:
-                told["tokens"] = total
+            def start(self, total: int, unit: str) -> None:
+                told[unit] = total
 
-            def advance(self, amount: int) -> None: ...
+            def advance(self, done: int) -> None: ...
 
         flags = {"run": tiny_run, "groups": 3, "fixed_groups": 4, "out": tmp_path / "out"}
         done = diagnose(resolve(flags, environ={}, cwd=tmp_path), Heard())

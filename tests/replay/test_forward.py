@@ -769,11 +769,12 @@ def test_progress_hears_of_every_token_of_every_pass(tiny_run: Path) -> None:
     heard: list[int] = []
 
     class Listener(Silent):
-        def start(self, total_tokens: int) -> None:
-            heard.append(-total_tokens)
+        def start(self, total: int, unit: str) -> None:
+            assert unit == "tokens"
+            heard.append(-total)
 
-        def advance(self, tokens: int) -> None:
-            heard.append(tokens)
+        def advance(self, done: int) -> None:
+            heard.append(done)
 
     rollouts = sampled(tiny_run, 21)[:5]
     folders = [tiny_run / f"checkpoint-{step}" for step in (2, 20)]

@@ -145,11 +145,12 @@ def test_equal_references_cost_one_pass(tmp_path: Path, seeds: tuple[int, int], 
     heard: list[int] = []
 
     class Listener(Silent):
-        def start(self, total_tokens: int) -> None:
-            heard.append(-total_tokens)
+        def start(self, total: int, unit: str) -> None:
+            assert unit == "tokens"
+            heard.append(-total)
 
-        def advance(self, tokens: int) -> None:
-            heard.append(tokens)
+        def advance(self, done: int) -> None:
+            heard.append(done)
 
     work = [Work(rollout=r, checkpoints=tuple(NAMES)) for r in rollouts]
     list(replay(loaded(run), work, temperature=1.0, batch_tokens=90, progress=Listener()))

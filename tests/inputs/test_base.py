@@ -190,6 +190,83 @@ class TestWhatIsRefused:
         with pytest.raises(ArcaError, match="base model 'b' cannot be loaded"):
             load_config(sample_base(folder=tmp_path, gguf_file="m.gguf"))
 
+    def test_a_link_in_the_run_out_of_it(self, place):
+        folder_base(place / "elsewhere")
+        (place / "runs" / "run" / "base").symlink_to(place / "elsewhere")
+        with pytest.raises(ArcaError, match="leads out of run"):
+            found(place, named="base")
+        assert found(place, named=str(place / "elsewhere")).folder == place / "elsewhere"
+
+    @pytest.mark.parametrize(
+        ("config", "passes"),
+        [
+            ({"num_hidden_layers": 10_000}, True),
+            ({"num_hidden_layers": 10_001}, False),
+            ({"text_config": {"n_layer": 10**9}}, False),
+            ({"num_local_experts": 1e300}, False),
+            ({"vocab_size": 262_144, "max_position_embeddings": 10**7}, True),
+            ({"use_kernels": True}, False),
+            ({"use_kernels": False, "attn_implementation": "sdpa"}, True),
+            ({"text_config": {"attn_implementation": "some/kernel"}}, False),
+        ],
+        ids=str,
+    )
+    def test_a_configuration_that_asks_for_what_no_model_has(self, place, config, passes):
+        folder_base(place / "work" / "a" / "base", **config)
+        if passes:
+            assert found(place).name == "a/base"
+            return
+        with pytest.raises(ArcaError, match=r"config\.json (says|asks)") as caught:
+            found(place)
+        assert caught.value.hint
+
+    def test_a_folder_with_an_adapter_in_it(self, place):
+        folder = folder_base(place / "work" / "a" / "base")
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "model.gguf").touch()
+        for name in ("a/base", "a/base/model.gguf"):
+            with pytest.raises(ArcaError, match="has an adapter in its folder"):
+                found(place, named=name)
+
+
+class TestTheRevision:
+    def cache(self, place: Path) -> None:
+        cached = place / "hub" / "models--a--base"
+        for commit in ("1" * 40, "2" * 40):
+            folder_base(cached / "snapshots" / commit)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("1" * 40)
+        (cached / "refs" / "v2").write_text("2" * 40)
+
+    def revision(self, place: Path, wanted: Any, asked: str | None = None) -> str | None:
+        run = place / "runs" / "run"
+        return find_base(asked, "a/base", run, allow_download=False, revision=wanted).revision
+
+    @pytest.mark.parametrize(
+        ("wanted", "commit"),
+        [(None, "1"), ("", "1"), ("main", "1"), ("v2", "2"), ("2" * 40, "2")],
+        ids=str,
+    )
+    def test_that_the_adapter_names_is_the_one(self, place, wanted, commit):
+        self.cache(place)
+        assert self.revision(place, wanted) == commit * 40
+
+    def test_of_another_base_is_of_no_account(self, place):
+        self.cache(place)
+        assert self.revision(place, "v2", asked="a/base") == "1" * 40
+
+    def test_that_the_cache_lacks_is_named(self, place):
+        self.cache(place)
+        with pytest.raises(ArcaError, match="'a/base' at revision 'v3'") as caught:
+            self.revision(place, "v3")
+        assert "--allow-download" in caught.value.hint
+
+    @pytest.mark.parametrize("odd", ["../main", "a/../../b", "/etc", 7, ["v2"], "x" * 300, "v\0"])
+    def test_that_can_be_none_is_refused(self, place, odd):
+        self.cache(place)
+        with pytest.raises(ArcaError, match="which is no branch, tag or commit"):
+            self.revision(place, odd)
+
 
 class TestItsHash:
     def test_it_moves_with_names_and_contents_of_weights_and_configuration(self, tmp_path):
@@ -215,6 +292,34 @@ class TestTheTokenizer:
         edit_json(tmp_path / "run" / "tokenizer_config.json", eos_token="<unk>")
         tokenizer = load_tokenizer([tmp_path, tmp_path / "run", SAMPLE], sample_base(), tmp_path)
         assert tokenizer.eos_token == "<unk>"
+
+    def test_what_its_configuration_names_elsewhere_is_not_opened(self, tmp_path):
+        shutil.copytree(SAMPLE / "base", tmp_path / "run")
+        (tmp_path / "secret.json").write_text('{"secret": 0}')
+        edit_json(
+            tmp_path / "run" / "tokenizer_config.json",
+            vocab_file=str(tmp_path / "secret.json"),
+            tokenizer_file=str(tmp_path / "secret.json"),
+            fast_tokenizer_files=["../secret.json"],
+        )
+        assert (
+            "secret" not in load_tokenizer([tmp_path / "run"], sample_base(), tmp_path).get_vocab()
+        )
+
+    def test_one_in_the_hubs_cache_is_all_links(self, tmp_path):
+        blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+        shutil.copytree(SAMPLE / "base", blobs)
+        snapshot.mkdir(parents=True)
+        for path in blobs.iterdir():
+            (snapshot / path.name).symlink_to(path)
+        assert load_tokenizer([snapshot], sample_base(), snapshot).eos_token_id == EOS
+
+    def test_a_link_out_of_the_run_is_not_followed(self, tmp_path):
+        shutil.copytree(SAMPLE / "base", tmp_path / "run")
+        (tmp_path / "run" / "tokenizer.json").rename(tmp_path / "mine.json")
+        (tmp_path / "run" / "tokenizer.json").symlink_to(tmp_path / "mine.json")
+        with pytest.raises(ArcaError, match=r"run/tokenizer\.json leads out of run"):
+            load_tokenizer([tmp_path / "run"], sample_base(), tmp_path / "run")
 
     def test_else_the_bases(self, tmp_path):
         assert load_tokenizer([tmp_path], sample_base(), tmp_path).eos_token_id == EOS

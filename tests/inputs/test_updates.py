@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
+from arca_diag.errors import CheckpointError
 from arca_diag.inputs.adapters import Adapter, open_adapter
 from arca_diag.inputs.layouts import Checkpoint
 from arca_diag.inputs.updates import adapted_layers, layer_updates, summarise
@@ -320,10 +321,6 @@ class TestUndefined:
         [
             {"r": 0},
             {"rank_pattern": {"layer": 0}},
-            {"rank_pattern": {"layer": "2"}},
-            {"rank_pattern": {"layer": 2.0}},
-            {"rank_pattern": {"layer": 10**400}},
-            {"rank_pattern": {"layer": None}},
             {"alpha_pattern": {"layer": None}},
             {"alpha_pattern": {"layer": [1]}},
             {"alpha_pattern": {"layer": 10**400}},
@@ -336,6 +333,11 @@ class TestUndefined:
     )
     def test_a_rank_or_alpha_that_cannot_be_told(self, tmp_path, config):
         assert self.reason(tmp_path, lora_tensors(), **config)
+
+    @pytest.mark.parametrize("rank", ["2", 2.0, 10**400, None], ids=lambda r: repr(r)[:9])
+    def test_a_rank_that_is_none_is_refused_before(self, tmp_path, rank):
+        with pytest.raises(CheckpointError, match="a rank is"):
+            adapter_of(tmp_path, lora_tensors(), rank_pattern={"layer": rank})
 
     @pytest.mark.timeout(20)
     @pytest.mark.parametrize(

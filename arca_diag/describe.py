@@ -84,12 +84,11 @@ def describe_reference(reference: Reference) -> ReferenceInfo:
     return ReferenceInfo(kind=reference.kind, reason=reference.reason)
 
 
-def lint_context(base: Base | None, *, tensors: bool = True) -> LintContext:
+def lint_context(base: Base | None) -> LintContext:
     """What the rules for adapters need to know beside the adapters."""
     return LintContext(
         peft_version=importlib.metadata.version("peft"),
         base_found=base is not None,
-        tensors=tensors,
     )
 
 

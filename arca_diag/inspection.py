@@ -4,6 +4,8 @@ Reads structure, headers, the trainer's log and the completions' records, and ad
 through memory maps. No torch is imported.
 """
 
+import math
+
 from arca_diag import __version__, findings
 from arca_diag.config import ScanConfig
 from arca_diag.describe import describe_adapter, describe_reference, lint_context, log_of
@@ -22,7 +24,7 @@ from arca_diag.inputs.rollouts.census import (
 from arca_diag.inputs.runs import Checkpoint, Run, find_run, select_checkpoints
 from arca_diag.inputs.selection import default_window, group_entries, select
 from arca_diag.inputs.trends import log_trends
-from arca_diag.inputs.updates import layer_updates, summarise
+from arca_diag.inputs.updates import LayerUpdate, Updates, layer_updates, summarise
 from arca_diag.lint import lint
 from arca_diag.logs import log_findings
 from arca_diag.progress import Progress, Silent
@@ -31,6 +33,7 @@ from arca_diag.results import (
     Finding,
     FoundBase,
     FoundCheckpoint,
+    FoundLayer,
     FoundRollouts,
     FoundRun,
     Inspection,
@@ -63,10 +66,10 @@ def inspect_run(
     )
     progress.stage("reading the completions")
     census = _census(config, run)
-    progress.stage("checking the adapters")
+    updates = _updates(adapters, progress) if tensors else None
     problems = findings.together(
         (findings.unreadable(checkpoint, error) for checkpoint, error in unreadable.items()),
-        lint(adapters, lint_context(base if isinstance(base, Base) else None, tensors=tensors)),
+        lint(adapters, lint_context(base if isinstance(base, Base) else None), updates),
         findings.refused_findings(run.refused),
         findings.ignored_findings(run.ignored),
         findings.base_findings(base if isinstance(base, Base) else None),
@@ -78,7 +81,7 @@ def inspect_run(
     return Inspection(
         schema_version=SCHEMA_VERSION,
         tool={"name": "arca-diag", "version": __version__},
-        run=_found_run(config, run, adapters, unreadable, tensors),
+        run=_found_run(config, run, adapters, unreadable, updates),
         base=_found_base(config, adapters, base),
         adapter=describe_adapter(adapters[-1]) if adapters else None,
         reference=describe_reference(reference) if reference else None,
@@ -110,6 +113,17 @@ def _open(
         except CheckpointError as error:
             unreadable[checkpoint] = error
     return tuple(adapters), unreadable
+
+
+def _updates(adapters: tuple[Adapter, ...], progress: Progress) -> Updates:
+    """Every layer's update: this reads all tensors."""
+    progress.stage("checking the adapters")
+    progress.start(sum(a.size_bytes for a in adapters), "bytes")
+    found = {}
+    for adapter in adapters:
+        found[adapter.checkpoint.name] = layer_updates(adapter)
+        progress.advance(adapter.size_bytes)
+    return found
 
 
 def _base(config: ScanConfig, adapters: tuple[Adapter, ...], run: Run) -> Base | ArcaError:
@@ -150,10 +164,13 @@ def _found_run(
     run: Run,
     adapters: tuple[Adapter, ...],
     unreadable: dict[Checkpoint, CheckpointError],
-    tensors: bool,
+    updates: Updates | None,
 ) -> FoundRun:
     temperature, source = temperature_of(config.temperature, run)
-    found = {a.checkpoint: _found_checkpoint(a, tensors) for a in adapters}
+    found = {
+        a.checkpoint: _found_checkpoint(a, updates[a.checkpoint.name] if updates else ())
+        for a in adapters
+    }
     found |= {c: _bad_checkpoint(c, error) for c, error in unreadable.items()}
     return FoundRun(
         name=run.root.name,
@@ -171,7 +188,8 @@ def _found_run(
     )
 
 
-def _found_checkpoint(adapter: Adapter, tensors: bool) -> FoundCheckpoint:
+def _found_checkpoint(adapter: Adapter, updates: tuple[LayerUpdate, ...]) -> FoundCheckpoint:
+    whole = summarise(updates)
     return FoundCheckpoint(
         name=adapter.checkpoint.name,
         step=adapter.checkpoint.step,
@@ -182,9 +200,30 @@ def _found_checkpoint(adapter: Adapter, tensors: bool) -> FoundCheckpoint:
         use_dora=adapter.use_dora,
         use_rslora=adapter.use_rslora,
         size_bytes=adapter.size_bytes,
-        update_norm=summarise(layer_updates(adapter)).norm if tensors else None,
+        update_norm=whole.norm if updates else None,
+        stable_rank=whole.stable_rank,
+        effective_rank=whole.effective_rank,
+        rank_used=whole.rank_used if updates else None,
+        rank_given=whole.rank_given if updates else None,
+        layers=[
+            FoundLayer(
+                name=u.layer.name,
+                norm=_known(u.norm),
+                share=_known(share),
+                stable_rank=_known(u.stable_rank),
+                effective_rank=_known(u.effective_rank),
+                rank_used=u.rank_used,
+                rank_given=u.rank_given,
+                reason=u.reason or (None if u.norm else "its update is exactly zero"),
+            )
+            for u, share in zip(updates, whole.shares, strict=True)
+        ],
         reason=None,
     )
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _bad_checkpoint(checkpoint: Checkpoint, error: CheckpointError) -> FoundCheckpoint:
@@ -199,6 +238,11 @@ def _bad_checkpoint(checkpoint: Checkpoint, error: CheckpointError) -> FoundChec
         use_rslora=None,
         size_bytes=None,
         update_norm=None,
+        stable_rank=None,
+        effective_rank=None,
+        rank_used=None,
+        rank_given=None,
+        layers=[],
         reason=str(error),
     )
 

@@ -16,7 +16,7 @@ from arca_diag.inputs.adapters import Adapter, is_shard
 from arca_diag.inputs.inert import Inert, equals_reference, why_inert, zero_tensors
 from arca_diag.inputs.placing import MEND_NAMES, lora_tensors, trains_nothing, unplaced
 from arca_diag.inputs.reference import rewrites_base
-from arca_diag.inputs.updates import LayerUpdate, layer_updates, summarise
+from arca_diag.inputs.updates import LayerUpdate, Updates, summarise
 from arca_diag.results import Finding, Threshold
 
 THRESHOLDS = (
@@ -42,12 +42,10 @@ class LintContext:
     Attributes:
         peft_version: Of the installed PEFT.
         base_found: Whether the base model is on this machine.
-        tensors: Look at values too, not only at configurations and headers.
     """
 
     peft_version: str
     base_found: bool
-    tensors: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +55,23 @@ class Subject:
     Attributes:
         adapters: In step order, at least one.
         context: The rest.
-        updates: Checkpoint name -> its layers' updates; empty where values are not looked at.
+        updates: Checkpoint name -> its layers' updates; None where values are not looked at.
         inert: Checkpoint name -> why it does nothing, of those that do nothing.
     """
 
     adapters: tuple[Adapter, ...]
     context: LintContext
-    updates: Mapping[str, tuple[LayerUpdate, ...]]
+    updates: Updates | None
     inert: Mapping[str, Inert]
+
+    def updates_of(self, adapter: Adapter) -> tuple[LayerUpdate, ...]:
+        """Its layers' updates; empty where values are not looked at."""
+        return self.updates[adapter.checkpoint.name] if self.updates else ()
 
 
 def adapter_broken(subject: Subject) -> Iterator[Finding]:
     """NaN or infinity among the values."""
-    for adapter in subject.adapters if subject.context.tensors else ():
+    for adapter in () if subject.updates is None else subject.adapters:
         bad = {}
         for key, values in adapter.tensors.items():
             if count := values.size - int(np.isfinite(values).sum()):
@@ -143,7 +145,7 @@ def keys_unmatched(subject: Subject) -> Iterator[Finding]:
 def adapter_unchanged(subject: Subject) -> Iterator[Finding]:
     """Checkpoints with the same bytes, or with the values of the reference kept in them."""
     same: dict[str, list[Adapter]] = {}
-    for adapter in subject.adapters if subject.context.tensors else ():
+    for adapter in () if subject.updates is None else subject.adapters:
         same.setdefault(adapter.sha256, []).append(adapter)
     for digest, group in same.items():
         names = [a.checkpoint.name for a in group]
@@ -192,9 +194,7 @@ def layer_dominates(subject: Subject) -> Iterator[Finding]:
         if rewrites_base(adapter) or adapter.init == "false":
             continue  # the update includes a start that is as large as the base made it
         inner = [
-            u
-            for u in subject.updates[adapter.checkpoint.name]
-            if not u.layer.tensors[0].endswith(_VOCABULARY)
+            u for u in subject.updates_of(adapter) if not u.layer.tensors[0].endswith(_VOCABULARY)
         ]
         if len(inner) < _FEWEST_LAYERS:
             continue
@@ -221,7 +221,7 @@ def layer_dominates(subject: Subject) -> Iterator[Finding]:
 def layers_dead(subject: Subject) -> Iterator[Finding]:
     """Layers whose update is exactly zero, in an adapter that does something."""
     for adapter in subject.adapters:
-        updates = subject.updates[adapter.checkpoint.name]
+        updates = subject.updates_of(adapter)
         dead = [u for u in updates if u.norm == 0]
         if not dead or adapter.checkpoint.step == 0 or adapter.checkpoint.name in subject.inert:
             continue
@@ -318,12 +318,22 @@ RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
 )
 
 
-def lint(adapters: tuple[Adapter, ...], context: LintContext) -> list[Finding]:
-    """What every rule has to say of a run's adapters, which are in step order."""
+def lint(
+    adapters: tuple[Adapter, ...], context: LintContext, updates: Updates | None
+) -> list[Finding]:
+    """What every rule has to say of a run's adapters.
+
+    Args:
+        adapters: In step order.
+        context: What the rules know beside them.
+        updates: Their layers' updates, by checkpoint name; with None no value is looked at.
+    """
     if not adapters:
         return []
-    updates = {a.checkpoint.name: layer_updates(a) if context.tensors else () for a in adapters}
-    inert = {a.checkpoint.name: why_inert(a, updates[a.checkpoint.name]) for a in adapters}
+    inert = {
+        a.checkpoint.name: why_inert(a, updates[a.checkpoint.name] if updates else ())
+        for a in adapters
+    }
     subject = Subject(
         adapters=adapters,
         context=context,

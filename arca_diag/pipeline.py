@@ -22,6 +22,8 @@ from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import prompt_ids
 from arca_diag.inputs.runs import find_run
 from arca_diag.inputs.selection import Selection, default_window, group_entries, select
+from arca_diag.inputs.updates import layer_updates
+from arca_diag.lint import THRESHOLDS as LINT_THRESHOLDS
 from arca_diag.lint import lint
 from arca_diag.logs import THRESHOLDS as LOG_THRESHOLDS
 from arca_diag.logs import log_findings
@@ -124,12 +126,21 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         verdicts=verdicts,
         findings=findings.together(
             findings.input_findings(inputs, selection),
-            lint(inputs.adapters, describe.lint_context(inputs.base)),
+            lint(
+                inputs.adapters,
+                describe.lint_context(inputs.base),
+                {a.checkpoint.name: layer_updates(a) for a in inputs.adapters},
+            ),
             log_findings(describe.log_of(inputs.run, inputs.census)),
             findings.inert_findings(verdicts),
             fidelity.mismatch_findings(faithful),
         ),
-        thresholds=[*verdict.THRESHOLDS, *fidelity.THRESHOLDS, *LOG_THRESHOLDS],
+        thresholds=[
+            *verdict.THRESHOLDS,
+            *fidelity.THRESHOLDS,
+            *LINT_THRESHOLDS,
+            *LOG_THRESHOLDS,
+        ],
         files={},
     )
     frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)

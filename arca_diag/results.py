@@ -81,6 +81,19 @@ class TrendInfo(_Part):
     entries: Count
 
 
+class FoundLayer(_Part):
+    """How far an adapter moves one layer; `reason` says why a figure is null."""
+
+    name: str
+    norm: float | None = Field(description="Frobenius norm of the update s B A.")
+    share: float | None = Field(description="Its part of the squared norm over all layers.")
+    stable_rank: float | None = Field(description="||.||_F^2 / ||.||_2^2.")
+    effective_rank: float | None = Field(description="exp of the entropy of singular values.")
+    rank_used: Count | None
+    rank_given: Count | None
+    reason: str | None
+
+
 class FoundCheckpoint(_Part):
     """One checkpoint as `inspect` finds it; `reason` says why it cannot be read."""
 
@@ -94,6 +107,11 @@ class FoundCheckpoint(_Part):
     use_rslora: bool | None
     size_bytes: Count | None
     update_norm: float | None = Field(description="Frobenius norm of the whole update s B A.")
+    stable_rank: float | None = Field(description="Median over the layers.")
+    effective_rank: float | None = Field(description="Median over the layers.")
+    rank_used: Count | None = Field(description="Summed over the layers.")
+    rank_given: Count | None = Field(description="Summed over the same layers.")
+    layers: list[FoundLayer] = Field(description="Empty where tensors are not looked at.")
     reason: str | None
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,22 @@ from arca_diag.errors import CheckpointError
 from arca_diag.findings import together
 from arca_diag.inputs.adapters import Adapter, open_adapter, read_adapter
 from arca_diag.inputs.layouts import Checkpoint
-from arca_diag.lint import RULES, THRESHOLDS, LintContext, lint
+from arca_diag.inputs.updates import layer_updates
+from arca_diag.lint import RULES, THRESHOLDS, LintContext
+from arca_diag.lint import lint as told_of
 from arca_diag.results import Finding
 from tests.conftest import ROOT
 from tests.inputs import edit_json, write_adapter
 
-HERE = LintContext(peft_version="0.21.2", base_found=True, tensors=True)
+
+@dataclass(frozen=True, kw_only=True)
+class Context(LintContext):
+    """And whether values are looked at."""
+
+    tensors: bool = True
+
+
+HERE = Context(peft_version="0.21.2", base_found=True)
 HEADERS = replace(HERE, tensors=False)
 NAN = float("nan")
 
@@ -71,12 +81,17 @@ def adapter(
     return open_adapter(replace(checkpoint, layout=layout))
 
 
-def told(*adapters: Adapter, context: LintContext = HERE) -> dict[tuple[str, Any], str]:
+def lint(adapters: tuple[Adapter, ...], context: Context) -> list[Finding]:
+    known = {a.checkpoint.name: layer_updates(a) for a in adapters} if context.tensors else None
+    return told_of(adapters, context, known)
+
+
+def told(*adapters: Adapter, context: Context = HERE) -> dict[tuple[str, Any], str]:
     """(Id, checkpoint) -> level of every finding."""
     return {(f.id, f.checkpoint): f.level for f in lint(adapters, context)}
 
 
-def the_finding(*adapters: Adapter, context: LintContext = HERE) -> Finding:
+def the_finding(*adapters: Adapter, context: Context = HERE) -> Finding:
     (finding,) = lint(adapters, context)
     return finding
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arca_diag.report.words import count, finding_lines, safe
-from arca_diag.results import FoundCheckpoint, Inspection
+from arca_diag.results import AdapterInfo, FoundCheckpoint, Inspection
 
 _SHOWN = 12  # checkpoints
 
@@ -31,6 +31,8 @@ def render_inspection(found: Inspection, run: Path) -> RenderableType:
     if found.findings:
         parts.append(Text(""))
     parts += [_card(found), Text(""), _checkpoints(found)]
+    if layers := _layers(found):
+        parts.append(Text(safe(layers)))
     for refused in found.run.refused:
         parts.append(Text(safe(f"not used: {refused}")))
     if found.trends:
@@ -64,6 +66,7 @@ def _card(found: Inspection) -> Table:
     rows = [
         ("Trainer", f"{run.framework}{version}, by {run.recognised_by}"),
         ("Base", f"{base.name or 'not named'}{named}" + ("" if base.found else "; NOT FOUND")),
+        *([("Adapter", _adapter(found.adapter))] if found.adapter else []),
         *(
             [("Reference", f"{found.reference.kind}: {found.reference.reason}")]
             if found.reference
@@ -76,6 +79,28 @@ def _card(found: Inspection) -> Table:
     for name, text in rows:
         card.add_row(name, Text(safe(text)))
     return card
+
+
+def _adapter(adapter: AdapterInfo) -> str:
+    """What is adapted; ranks and kinds stand in the table below."""
+    targets = ", ".join(adapter.target_modules) or "modules that PEFT chose"
+    return f"LoRA on {targets}"
+
+
+def _layers(found: Inspection) -> str:
+    """Where the last checkpoint's update is, and in how many directions."""
+    last = next((c for c in reversed(found.run.checkpoints) if c.update_norm), None)
+    if last is None:
+        return ""
+    largest = sorted(last.layers, key=lambda layer: -(layer.share or 0))[:3]
+    told = ", ".join(f"{layer.name} {layer.share or 0:.0%}" for layer in largest)
+    text = f"update of {last.name}: largest in {told}, of {count(len(last.layers), 'layer')}"
+    if last.effective_rank is not None and last.stable_rank is not None:
+        text += (
+            f"; effective rank {last.effective_rank:.2g}, stable rank {last.stable_rank:.2g} "
+            "(medians over layers)"
+        )
+    return text
 
 
 def _rollouts(found: Inspection) -> str:
@@ -129,7 +154,17 @@ def _facts(found: Inspection) -> str:
 
 def _checkpoints(found: Inspection) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("checkpoint", "step", "rank", "alpha", "init", "kind", "MB", "update norm"):
+    for name in (
+        "checkpoint",
+        "step",
+        "rank",
+        "alpha",
+        "init",
+        "kind",
+        "MB",
+        "update norm",
+        "rank used",
+    ):
         table.add_column(
             name, justify="left" if name in ("checkpoint", "init", "kind") else "right"
         )
@@ -151,6 +186,9 @@ def _row(checkpoint: FoundCheckpoint) -> list[str]:
         "+".join(name for name, is_it in kinds if is_it) or "LoRA",
         f"{(checkpoint.size_bytes or 0) / 1e6:.1f}",
         "-" if checkpoint.update_norm is None else f"{checkpoint.update_norm:.3g}",
+        f"{checkpoint.rank_used / checkpoint.rank_given:.0%}"
+        if checkpoint.rank_used is not None and checkpoint.rank_given
+        else "-",
     ]
 
 

@@ -313,7 +313,7 @@ class TestTheBase:
 
     @pytest.mark.parametrize(
         "config",
-        [{"layers_pattern": "h"}, {"rank_pattern": [1]}, {"r": "x"}, {"r": 0}],
+        [{"layers_pattern": "h"}, {"rank_pattern": [1]}, {"r": 0}],
         ids=str,
     )
     def test_an_adapter_configuration_that_peft_refuses(self, run, config):

@@ -238,7 +238,7 @@ def _check_header(said: str, path: Path) -> None:
     except (SafetensorError, ValueError, OSError) as error:
         raise ArcaError(
             f"{said} cannot be loaded: {path.name}: {error}",
-            hint="the file is truncated or damaged: copy or fetch it again",
+            hint=f"the file is truncated or damaged: copy or fetch it again, or {GIVE_BASE}",
         ) from None
 
 

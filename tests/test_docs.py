@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from arca_diag.cli import app
 from arca_diag.config import ScanConfig
 from arca_diag.diagnostics import DIAGNOSTICS
+from arca_diag.inputs.rollouts import READERS
 from arca_diag.results import ExitCode
 from arca_diag.signals import SIGNALS
 from arca_diag.verdict import CLASSES, NO_SIGNAL, SHORT, THRESHOLDS
@@ -31,15 +32,24 @@ def rows(title: str) -> dict[str, str]:
 
 
 def finding_ids() -> set[str]:
-    """Every id that findings.py can give, read from its source."""
-    tree = ast.parse((ROOT / "arca_diag" / "findings.py").read_text("utf-8"))
-    return {
-        keyword.value.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding"
-        for keyword in node.keywords
-        if keyword.arg == "id" and isinstance(keyword.value, ast.Constant)
-    }
+    """Every id that a finding can have, read from the source: each call gives it first."""
+    ids = set()
+    for name in ("findings", "lint", "logs", "fidelity"):
+        tree = ast.parse((ROOT / "arca_diag" / f"{name}.py").read_text("utf-8"))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(node.func, "id", "")
+            given = [k.value for k in node.keywords if k.arg == "id" and called == "Finding"]
+            if called == "_finding":
+                given.append(node.args[0])
+            ids |= {
+                part.value
+                for value in given
+                for part in ast.walk(value)
+                if isinstance(part, ast.Constant) and re.fullmatch(r"[a-z]+(-[a-z]+)+", part.value)
+            }
+    return ids
 
 
 def test_every_signal_has_its_row() -> None:
@@ -52,7 +62,7 @@ def test_every_diagnostic_and_class_has_its_row() -> None:
 
 
 def test_every_finding_has_its_row() -> None:
-    assert len(finding_ids()) >= 6
+    assert len(finding_ids()) >= 30
     assert set(rows("Findings")) == finding_ids()
 
 
@@ -66,6 +76,20 @@ def test_every_option_has_its_row() -> None:
     assert options == fields | {"json"}
 
 
+def test_every_option_of_inspect_is_one_of_scans_or_named() -> None:
+    shown = CliRunner().invoke(app, ["inspect", "--help"], env={"COLUMNS": "200"}).stdout
+    options = set(re.findall(r"--([a-z-]+)", shown)) - {"help", "verbose"}
+    fields = {f.replace("_", "-") for f in ScanConfig.model_fields} | {"json"}
+    for option in options - fields - {"tensors"}:
+        assert f"--{option}" in README, option
+
+
+def test_every_reader_has_its_row() -> None:
+    formats = section("Your own run")
+    for reader in READERS:
+        assert reader.name in formats, reader.name
+
+
 def test_every_exit_code_has_its_row() -> None:
     codes = {int(m) for m in re.findall(r"^\| (\d+) \|", section("Results"), re.M)}
     assert codes == {int(code) for code in ExitCode}
@@ -76,6 +100,9 @@ def test_every_cut_in_the_readme_is_the_one_in_the_code(threshold) -> None:
     side, _, name = threshold.id.partition("-")
     if side == "tokens":
         assert f"fewer than {threshold.value:g} tokens" in rows("Diagnostics")[SHORT]
+        return
+    if side in ("share", "clusters"):
+        assert f"{threshold.value:g}" in section("Diagnostics").partition("A checkpoint")[2]
         return
     cells = rows("Diagnostics")[name].split("|")
     cell = cells[2 if side == "gini" else 3].strip()

@@ -162,15 +162,35 @@ def _view_table(report: Report, view: View) -> list[RenderableType]:
     out: list[RenderableType] = [title, table]
     if len(shown) < len(names):
         out.append(Text(f"  {len(shown)} of {len(names)} checkpoints shown; report.json has all"))
-    return out
+    return [*out, *_regimes(report, view, names[-1])]
+
+
+def _regimes(report: Report, view: View, checkpoint: int | str) -> list[RenderableType]:
+    """What is surely so at the last checkpoint, and what would settle the rest."""
+    sharpening = report.provenance.options["sharpening"]
+    found = [
+        v
+        for v in report.verdicts
+        if (v.view, v.checkpoint, v.sharpening) == (view, checkpoint, sharpening)
+    ]
+    told = []
+    for regime in dict.fromkeys(v.regime for v in found):
+        same = [v for v in found if v.regime == regime]
+        text = f"{regime}: {', '.join(v.signal for v in same)}"
+        more = [v.settled_by.clusters_more for v in same if v.settled_by is not None]
+        if settled := [m for m in more if m is not None]:
+            text += f" (settled by {max(settled):,} more prompts, if they are like these)"
+        told.append(text)
+    return [Text(safe(f"  regime at {at(checkpoint)}: {'; '.join(told)}"))] if told else []
 
 
 def _how_to_read() -> Text:
     return Text(
         "G^ is the Gini coefficient of the credit within a completion, corrected for\n"
         "length (0 even, 1 one token); e^ the share of effective tokens, corrected for\n"
-        "length (1 even, 0 one token). Means over prompts. Numbers, not verdicts:\n"
-        "regimes and intervals are not judged in this version."
+        "length (1 even, 0 one token). Means over prompts; report.json has their 95%\n"
+        "intervals. A regime is what surely more than half of the completions have;\n"
+        "what made it so is not judged in this version."
     )
 
 

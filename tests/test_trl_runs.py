@@ -37,6 +37,7 @@ FILES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "rslora": ((1, 2, 3, 4), ()),
     "bias": ((1, 2, 3, 4), ()),
     "hot": ((1, 2, 3, 4), ()),
+    "chat": ((1, 2, 3, 4), ()),
     "reused": ((1, 2, 3, 4, 5), ()),
     "accumulated": ((1, 2, 3, 4, 5), ()),
     "sparse": ((2, 4, 5), ()),

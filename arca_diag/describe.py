@@ -4,6 +4,7 @@ import importlib.metadata
 from collections.abc import Collection
 
 from arca_diag.config import JUDGING, REPLAY, ScanConfig
+from arca_diag.errors import ArcaError
 from arca_diag.fidelity import Logged
 from arca_diag.inputs.adapters import Adapter
 from arca_diag.inputs.arguments import groups_a_step
@@ -84,11 +85,11 @@ def describe_reference(reference: Reference) -> ReferenceInfo:
     return ReferenceInfo(kind=reference.kind, reason=reference.reason)
 
 
-def lint_context(base: Base | None) -> LintContext:
+def lint_context(base: Base | ArcaError) -> LintContext:
     """What the rules for adapters need to know beside the adapters."""
     return LintContext(
         peft_version=importlib.metadata.version("peft"),
-        base_found=base is not None,
+        base_fault=None if isinstance(base, Base) else base,
     )
 
 

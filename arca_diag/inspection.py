@@ -69,7 +69,7 @@ def inspect_run(
     updates = _updates(adapters, progress) if tensors else None
     problems = findings.together(
         (findings.unreadable(checkpoint, error) for checkpoint, error in unreadable.items()),
-        lint(adapters, lint_context(base if isinstance(base, Base) else None), updates),
+        lint(adapters, lint_context(base), updates),
         findings.refused_findings(run.refused),
         findings.ignored_findings(run.ignored),
         findings.base_findings(base if isinstance(base, Base) else None),

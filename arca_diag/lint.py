@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from arca_diag.errors import ArcaError
 from arca_diag.inputs.adapters import Adapter, is_shard
 from arca_diag.inputs.inert import Inert, equals_reference, why_inert, zero_tensors
 from arca_diag.inputs.placing import MEND_NAMES, lora_tensors, trains_nothing, unplaced
@@ -41,11 +42,11 @@ class LintContext:
 
     Attributes:
         peft_version: Of the installed PEFT.
-        base_found: Whether the base model is on this machine.
+        base_fault: Why the base model cannot be used; None if it can.
     """
 
     peft_version: str
-    base_found: bool
+    base_fault: ArcaError | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,17 +289,15 @@ def peft_newer(subject: Subject) -> Iterator[Finding]:
 
 
 def base_missing(subject: Subject) -> Iterator[Finding]:
-    """A base model that is not here: nothing can be replayed."""
-    if not subject.context.base_found:
-        name = subject.adapters[-1].base_name
-        named = f"the base model {name!r:.200}" if name else "the base model, which is not named,"
+    """A base model that is not here or cannot be used: nothing can be replayed."""
+    if fault := subject.context.base_fault:
         yield _finding(
             "base-missing",
             "note",
             None,
-            f"{named} was not found on this machine: scan cannot replay the run",
-            "give it with --base FOLDER, or let scan fetch it with --allow-download",
-            base=name[:200] or None,
+            f"scan cannot replay the run: {fault}",
+            fault.hint,
+            base=subject.adapters[-1].base_name[:200] or None,
         )
 
 

@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from arca_diag.errors import CheckpointError
+from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.findings import together
 from arca_diag.inputs.adapters import Adapter, open_adapter, read_adapter
 from arca_diag.inputs.layouts import Checkpoint
@@ -35,7 +35,8 @@ class Context(LintContext):
     tensors: bool = True
 
 
-HERE = Context(peft_version="0.21.2", base_found=True)
+HERE = Context(peft_version="0.21.2")
+NO_BASE = ArcaError("the base 'x/y' is nowhere", hint="give it with --base")
 HEADERS = replace(HERE, tensors=False)
 NAN = float("nan")
 
@@ -226,7 +227,7 @@ class TestHealthy:
         assert finding.evidence["dead"] == finding.evidence["layers"] == 6
 
     def test_no_adapter(self):
-        assert lint((), replace(HERE, base_found=False)) == []
+        assert lint((), replace(HERE, base_fault=NO_BASE)) == []
 
 
 class TestInert:
@@ -574,9 +575,10 @@ class TestConfigurationAndPlace:
     @pytest.mark.parametrize("name", ["org/model", None])
     def test_a_base_that_is_not_here(self, tmp_path, name):
         run = adapter(tmp_path, 5, base_model_name_or_path=name)
-        finding = the_finding(run, context=replace(HEADERS, base_found=False))
+        finding = the_finding(run, context=replace(HEADERS, base_fault=NO_BASE))
         assert (finding.id, finding.level) == ("base-missing", "note")
         assert finding.evidence == {"base": name}
+        assert "is nowhere" in finding.message
         assert "--base" in finding.action
 
 
@@ -602,7 +604,7 @@ def every_fault(root: Path) -> tuple[Adapter, ...]:
 
 def test_a_run_with_every_fault_has_every_finding(tmp_path):
     run = every_fault(tmp_path)
-    context = replace(HERE, base_found=False)
+    context = replace(HERE, base_fault=NO_BASE)
     found = lint(run, context)
     assert {(f.id, f.checkpoint) for f in found} == {
         ("adapter-unchanged", 20),
@@ -656,7 +658,7 @@ def test_options_of_odd_types_are_no_crash(tmp_path, odd):
     for number, name in enumerate(names.split()):
         with contextlib.suppress(CheckpointError):
             run = adapter(tmp_path, number, **{name: odd})
-            for finding in lint((run,), replace(HERE, base_found=False)):
+            for finding in lint((run,), replace(HERE, base_fault=NO_BASE)):
                 json.dumps(finding.evidence, allow_nan=False)
                 assert len(finding.message) < 1000
 

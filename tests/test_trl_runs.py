@@ -379,7 +379,7 @@ class TestEvaluations:
             found = {
                 number
                 for number, table in tables(trl_runs[name]).items()
-                if set(table["prompt"]) & EVALUATION_PROMPTS
+                if table["prompt"].isin(EVALUATION_PROMPTS).any()
             }
             assert found == set(evaluated), name
 

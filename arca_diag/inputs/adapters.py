@@ -1,8 +1,7 @@
 """Adapter configuration and tensors, read and checked before any model is loaded."""
 
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from arca_diag.inputs.files import number
 from arca_diag.inputs.kinds import check_kind
 from arca_diag.inputs.runs import Checkpoint
 from arca_diag.inputs.tensors import TensorFile, open_tensors
-from arca_diag.inputs.untrusted import read_json
+from arca_diag.inputs.untrusted import check_inside, read_json
 
 #: What PEFT puts before the name that a layer has in the base.
 PREFIX = "base_model.model."
@@ -238,11 +237,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder.name} is not LoRA: {_CONFIG} says peft_type {kind!r:.100}",
             hint="only LoRA adapters leave the footprint that is measured here",
         )
-    for key, check in (("r", _is_rank), ("lora_alpha", _is_number)):
-        if key in config and not check(config[key]):
+    for key, (is_one, what) in _OPTIONS.items():
+        if key in config and not is_one(config[key]):
             raise CheckpointError(
-                f"{folder.name}/{_CONFIG}: {key} is {config[key]!r:.100}, which is no "
-                + ("rank" if key == "r" else "number"),
+                f"{folder.name}/{_CONFIG}: {key} is {config[key]!r:.100}, which is no {what}",
                 hint="the file is damaged, or was written by hand: what did training use?",
             )
     check_kind(folder, config)
@@ -265,6 +263,12 @@ def _check_ranks(
             )
 
 
+def _own(folder: Path, name: str) -> Path:
+    """A file of a checkpoint, which no link leads out of."""
+    check_inside(folder / name, folder, error=CheckpointError)
+    return folder / name
+
+
 def _is_rank(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
@@ -273,19 +277,15 @@ def _is_number(value: object) -> bool:
     return number(value) is not None
 
 
-def _own(folder: Path, name: str) -> Path:
-    """A file of a checkpoint; a link may only lead to where the hub's cache keeps its contents.
+def _is_names(value: object) -> bool:
+    listed = value if isinstance(value, list) else [value]
+    return value is None or all(isinstance(name, str) for name in listed)
 
-    Raises:
-        CheckpointError: It leads elsewhere.
-    """
-    path, real = folder / name, Path(os.path.realpath(folder / name))
-    home = Path(os.path.realpath(folder))
-    snapshots = next((p for p in home.parents if p.name == "snapshots"), None)
-    places = [home, snapshots.parent / "blobs"] if snapshots else [home]
-    if not any(real.is_relative_to(place) for place in places):
-        raise CheckpointError(
-            f"{folder.name}/{name} is a link that leads out of the checkpoint",
-            hint="put the file itself there",
-        )
-    return path
+
+#: Option of the configuration -> whether a value is one, and what it would be.
+_OPTIONS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "r": (_is_rank, "rank"),
+    "lora_alpha": (_is_number, "number"),
+    "target_modules": (_is_names, "pattern and no list of names"),
+    "bias": (lambda value: value is None or isinstance(value, str), "word"),
+}

@@ -30,8 +30,9 @@ from arca_diag.logs import log_findings
 from arca_diag.measurements import measure
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
+from arca_diag.replay.adapted import AdaptedModel, load_adapted
 from arca_diag.replay.batches import Work
-from arca_diag.replay.forward import AdaptedModel, load_adapted, replay
+from arca_diag.replay.forward import replay
 from arca_diag.replay.generate import sample_completions
 from arca_diag.report.charts import render_charts
 from arca_diag.results import SCHEMA_VERSION, Report

@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from arca_diag.errors import CheckpointError
-from arca_diag.inputs.adapters import Adapter
+from arca_diag.inputs.adapters import PREFIX, Adapter
 from arca_diag.inputs.reference import rewrites_base
 
 #: What of an adapter's configuration shapes its forward pass; `check_kind` refuses the rest.
@@ -44,7 +44,6 @@ _SHAPES_FORWARD = frozenset(
 )
 #: What an initial adapter must share with those that it started.
 _SHAPING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
-_PREFIX = "base_model.model."
 
 #: Layer, kind, rank, scale -> A0 and B0: equal for all checkpoints of a run, and slow to find.
 Starts = dict[tuple[str, str, int, float], tuple[Tensor, Tensor]]
@@ -85,7 +84,7 @@ def split_biases(
         The adapter's tensors, and the biases by their names in the base.
     """
     # A layer that PEFT has wrapped keeps its bias one level down.
-    names = {key: key.removeprefix(_PREFIX).replace(".base_layer.", ".") for key in tensors}
+    names = {key: key.removeprefix(PREFIX).replace(".base_layer.", ".") for key in tensors}
     biases = {names[key]: tensors[key] for key in tensors if names[key] in wanted}
     return {key: v for key, v in tensors.items() if names[key] not in wanted}, biases
 
@@ -111,7 +110,7 @@ def without_base(
     layers = {name: m for name, m in base.named_modules(remove_duplicate=False) if m in ends}
     kept = {}
     for key, values in tensors.items():
-        path, _, part = key.removeprefix(_PREFIX).rpartition(".")
+        path, _, part = key.removeprefix(PREFIX).rpartition(".")
         name = path.removesuffix(".base_layer")
         layer = layers.get(name)
         own = getattr(getattr(layer, "base_layer", layer), part, None)
@@ -210,7 +209,7 @@ def _start(name: str, layer: Any, kind: str, rank: int, scale: float) -> tuple[T
 
 def _saved_start(initial: Adapter, name: str, layer_name: str) -> tuple[Tensor, Tensor]:
     found = [
-        initial.tensors.get(f"{_PREFIX}{layer_name}.{side}.weight") for side in ("lora_A", "lora_B")
+        initial.tensors.get(f"{PREFIX}{layer_name}.{side}.weight") for side in ("lora_A", "lora_B")
     ]
     if any(side is None for side in found):
         raise CheckpointError(

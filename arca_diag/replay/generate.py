@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 from arca_diag.inputs.rollouts.record import Rollout, Sample
 from arca_diag.inputs.runs import Checkpoint
 from arca_diag.progress import Progress
-from arca_diag.replay.forward import AdaptedModel
+from arca_diag.replay.adapted import AdaptedModel
 
 
 def sample_completions(

@@ -12,8 +12,9 @@ from arca_diag.inputs.adapters import read_adapter
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.runs import Checkpoint
 from arca_diag.progress import Silent
+from arca_diag.replay.adapted import AdaptedModel
 from arca_diag.replay.batches import Work
-from arca_diag.replay.forward import AdaptedModel, replay
+from arca_diag.replay.forward import replay
 
 SMALL = {
     "vocab_size": 64,

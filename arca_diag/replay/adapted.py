@@ -1,0 +1,368 @@
+"""A base model with the adapters of a run resident: one active, or none, or another reference."""
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from arca_diag.errors import ArcaError, CheckpointError
+from arca_diag.inputs.adapters import PREFIX, Adapter
+from arca_diag.inputs.gathered import Inputs
+from arca_diag.inputs.models import load_model
+from arca_diag.inputs.reference import Reference
+from arca_diag.inputs.rehearsal import check_patterns
+from arca_diag.replay.convert import (
+    Starts,
+    adapted_layers,
+    as_torch,
+    keep_base,
+    plain_config,
+    split_biases,
+    without_base,
+)
+
+
+class AdaptedModel:
+    """A base model with several LoRA adapters resident, one of them active, or none.
+
+    The base's weights are never changed: what an adapter does to them in training is either part
+    of what is made resident (PiSSA, OLoRA), or put in place while it is active (biases).
+    """
+
+    #: What `using` runs as the reference where it is another model altogether.
+    OTHER_BASE = "another base model"
+
+    def __init__(self, base: Any) -> None:
+        """Take the base over: layers are replaced in place when the first adapter is added."""
+        self.base = base
+        self.other: Any | None = None
+        self.peft: PeftModel | None = None
+        self.kinds = _layer_shapes(base)
+        self.modules = [name for name, _ in base.named_modules()]
+        self.plain_head = base.get_output_embeddings()
+        self._running = base
+        self._labels: dict[str, str] = {}  # resident adapter -> its name in PEFT
+        self._references: dict[str, str] = {}  # checkpoint -> resident adapter
+        self._known_biases = {n: p for n, p in base.named_parameters() if n.endswith(".bias")}
+        self._biases: dict[str, dict[str, Tensor]] = {}  # resident adapter -> trained biases
+        self._starts: Starts = {}
+        self._tried = 0
+
+    def add(
+        self, adapter: Adapter, *, initial: Adapter | None = None, name: str | None = None
+    ) -> None:
+        """Make one adapter resident.
+
+        Args:
+            adapter: The adapter.
+            initial: What it started from, if it rewrites the base and that was saved.
+            name: What `using` knows it by; its checkpoint's name if not given.
+
+        Raises:
+            CheckpointError: A tensor that fits no layer of this base, or the reverse; the first
+                one is named with both shapes. Or a kind that cannot be replayed rightly.
+        """
+        said = adapter.checkpoint.name
+        _check_fits(adapter, self.kinds)
+        check_patterns(adapter.config, self.modules, f"{said}/adapter_config.json")
+        # A folder's name is not for PEFT: a dot in it breaks torch, a part of "lora_" PEFT itself.
+        label = f"adapter{self._tried}"
+        self._tried += 1
+        try:
+            config = plain_config(adapter)
+            if self.peft is None:
+                self.peft = PeftModel(self.base, config, adapter_name=label)
+            else:
+                self.peft.add_adapter(label, config)
+            with warnings.catch_warnings(action="ignore"):  # takes a bias in B for a shard
+                expected = get_peft_model_state_dict(
+                    self.peft, adapter_name=label, save_embedding_layers=False
+                )
+            trained = self._trained_biases(adapter, label, expected)
+            tensors, biases = split_biases(as_torch(adapter), trained)
+            tensors = without_base(adapter, tensors, expected, self.base)
+            _check_complete(said, tensors, expected)
+            self._check_biases(said, biases, trained)
+            set_peft_model_state_dict(self.peft, tensors, adapter_name=label)
+            self.peft.eval()
+            self._freeze()
+            keep_base(self.base, label, adapter, initial, self._starts)
+        except CheckpointError:
+            raise
+        except Exception as error:  # an odd configuration makes PEFT raise anything at all
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CheckpointError(
+                f"{said}: PEFT cannot load the adapter: {first}",
+                hint="is its adapter_config.json as training left it?",
+            ) from error
+        name = name or said
+        self._labels[name] = label
+        self._biases[name] = {k: v.to(self._known_biases[k]) for k, v in biases.items()}
+
+    def refer(self, reference: Reference, checkpoints: list[str]) -> None:
+        """Make the reference of these checkpoints resident: equal adapters are held once.
+
+        Raises:
+            CheckpointError: A reference adapter does not fit the base.
+        """
+        held: dict[tuple[str, str], str] = {}
+        for checkpoint in checkpoints:
+            adapter = reference.adapters.get(checkpoint)
+            if adapter is None:
+                continue
+            content = adapter.sha256, repr(sorted(adapter.config.items()))
+            if content not in held:
+                name = f"reference of {checkpoint}"
+                own = reference.kind != "path"  # a folder from elsewhere started from elsewhere
+                initial = reference.initial.get(checkpoint) if own else None
+                self.add(adapter, initial=initial, name=name)
+                held[content] = name
+            self._references[checkpoint] = held[content]
+
+    def refer_to_model(self, other: Any) -> None:
+        """Take another base model as the reference of every checkpoint.
+
+        Raises:
+            ArcaError: Its vocabulary or its width is another, so that nothing can be compared.
+        """
+        for what in ("vocab_size", "hidden_size"):
+            ours, theirs = (getattr(m.config, what, None) for m in (self.base, other))
+            if ours != theirs:
+                raise ArcaError(
+                    f"the reference model has {what} {theirs}, and the base {ours}",
+                    hint="a reference must have the base's vocabulary and width; choose another "
+                    "with --reference",
+                )
+        self.other = other
+
+    def reference_of(self, checkpoint: str) -> str | None:
+        """What `using` is to run as the reference of a checkpoint; None is the bare base."""
+        return self.OTHER_BASE if self.other is not None else self._references.get(checkpoint)
+
+    def _trained_biases(self, adapter: Adapter, label: str, expected: dict[str, Any]) -> set[str]:
+        """The base's own biases that the adapter's file must hold, by their names in the base."""
+        kept_apart = {key.removeprefix(PREFIX) for key in expected}
+        match adapter.config.get("bias", "none"):
+            case "none" | None:
+                return set()
+            case "all":
+                return self._known_biases.keys() - kept_apart
+            case "lora_only":
+                layers = {f"{name}.bias" for name, _ in adapted_layers(self.base, label)}
+                return (layers & self._known_biases.keys()) - kept_apart
+            case odd:
+                raise CheckpointError(f"{adapter.checkpoint.name}: bias={odd!r} is not known")
+
+    def _check_biases(self, said: str, found: dict[str, Tensor], wanted: set[str]) -> None:
+        for name in sorted(wanted):
+            shape = list(self._known_biases[name].shape)
+            if name not in found:
+                raise CheckpointError(
+                    f"{said}: its trained bias {name} was not saved",
+                    hint="older versions of PEFT leave trained biases out of the file: save the "
+                    "adapter again with a newer one",
+                )
+            if list(found[name].shape) != shape:
+                raise CheckpointError(
+                    f"{said} was made for another base: bias {name} has shape "
+                    f"{list(found[name].shape)}, and the base's has {shape}",
+                    hint="give the base it was trained on with --base",
+                )
+
+    def _freeze(self) -> None:
+        assert self.peft is not None
+        # Trainers keep LoRA in float32; float64 is for a float64 replay.
+        wide = torch.promote_types(self.base.dtype, torch.float32)
+        for key, parameter in self.peft.named_parameters():
+            if "lora_" in key:
+                parameter.data = parameter.data.to(wide)
+            parameter.requires_grad_(False)
+
+    @property
+    def head_is_adapted(self) -> bool:
+        """Whether the head is not the base's own in every pass.
+
+        An adapter in it makes PEFT put another module there; a trained bias of it is swapped in;
+        and another base model has another head.
+        """
+        own = {id(p) for p in self.plain_head.parameters()}
+        return (
+            self.other is not None
+            or self.base.get_output_embeddings() is not self.plain_head
+            or any(id(self._known_biases[n]) in own for b in self._biases.values() for n in b)
+        )
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """Run with one resident adapter active, with none (the bare base), or the other base."""
+        if name == self.OTHER_BASE:
+            self._running = self.other
+            try:
+                yield
+            finally:
+                self._running = self.base
+            return
+        if self.peft is None:
+            raise ValueError("no adapter is resident")
+        if name is None:
+            with self.peft.disable_adapter():
+                yield
+            return
+        self.peft.set_adapter(self._labels[name])
+        trained = self._biases[name]
+        own = {key: self._known_biases[key].data for key in trained}
+        try:
+            for key, values in trained.items():
+                self._known_biases[key].data = values
+            yield
+        finally:
+            for key, values in own.items():
+                self._known_biases[key].data = values
+
+    def hidden(
+        self,
+        ids: Int[Tensor, "sequence position"],
+        attend: Bool[Tensor, "sequence position"],
+    ) -> Float[Tensor, "sequence position hidden"]:
+        """Last hidden states after the final norm: what the head reads."""
+        # No padding, no mask: the attention is then the plain causal one.
+        mask = None if attend.all() else attend.long()
+        return self._running.base_model(
+            input_ids=ids, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+
+    def head(self, hidden: Float[Tensor, "token hidden"]) -> Float[Tensor, "token vocabulary"]:
+        """Logits as the model computes them: the head's module, then scaling and soft-capping."""
+        config = self._running.config
+        if scale := getattr(config, "lm_head_multiplier", None):
+            hidden = hidden * scale
+        logits = self._running.get_output_embeddings()(hidden)
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
+        if scale := getattr(config, "logits_scaling", None):
+            logits = logits / scale
+        if cap := getattr(config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def check_head(self) -> None:
+        """Check on a few tokens that `hidden` and `head` give the model's own logits.
+
+        Raises:
+            ArcaError: They do not: this architecture's head does something unknown here.
+        """
+        self._check_head(self.base)
+        if self.other is not None:
+            with self.using(self.OTHER_BASE):
+                self._check_head(self.other)
+
+    def _check_head(self, model: Any) -> None:
+        device = model.get_input_embeddings().weight.device
+        ids = torch.arange(1, 9, device=device)[None] % model.config.vocab_size
+        attend = torch.ones_like(ids, dtype=torch.bool)
+        own = model(input_ids=ids, use_cache=False).logits[0].double().cpu()
+        ours = self.head(self.hidden(ids, attend)[0]).double().cpu()
+        tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 5e-2
+        if own.shape != ours.shape or (own - ours).abs().max() > tolerance * own.abs().max():
+            raise ArcaError(
+                f"{type(model).__name__} computes its logits in a way that is not known here",
+                hint="report the architecture: its scores would be wrong, so nothing was measured",
+            )
+
+
+def load_adapted(inputs: Inputs, dtype: str, device: str) -> tuple[AdaptedModel, Inputs]:
+    """The base with every adapter that fits it resident, and the inputs that are left.
+
+    Raises:
+        ArcaError: The base cannot be loaded, or an adapter does not fit that was named, or none
+            fits, or the reference does not fit.
+    """
+    model = AdaptedModel(load_model(inputs.base, getattr(torch, dtype), device))
+    fitting, unreadable = [], dict(inputs.unreadable)
+    for adapter in inputs.adapters:
+        try:
+            model.add(adapter, initial=inputs.reference.initial.get(adapter.checkpoint.name))
+        except CheckpointError as error:
+            if adapter.checkpoint in inputs.insist:
+                raise
+            unreadable[adapter.checkpoint] = error
+        else:
+            fitting.append(adapter)
+    if not fitting:
+        raise next(iter(unreadable.values()))
+    try:
+        model.refer(inputs.reference, [a.checkpoint.name for a in fitting])
+    except CheckpointError as error:
+        raise ArcaError(
+            f"the reference adapter cannot be used: {error}",
+            hint="choose another with --reference, for example --reference base",
+        ) from error
+    if inputs.reference_base:
+        model.refer_to_model(load_model(inputs.reference_base, getattr(torch, dtype), device))
+    return model, dataclasses.replace(inputs, adapters=tuple(fitting), unreadable=unreadable)
+
+
+def _layer_shapes(base: Any) -> dict[str, tuple[int, ...]]:
+    """Weight shape (out, in) of every layer that has one, by its name in the base."""
+    shapes = {}
+    for name, module in base.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor):
+            # GPT-2's layers keep their weight the other way round.
+            transposed = isinstance(module, Conv1D)
+            shapes[name] = tuple(weight.shape[::-1] if transposed else weight.shape)
+    return shapes
+
+
+def _check_fits(adapter: Adapter, layers: dict[str, tuple[int, ...]]) -> None:
+    """Every A and B matrix must belong to a layer of the base and have its width."""
+    for key in sorted(adapter.tensors):
+        side = next((s for s in (".lora_A.", ".lora_B.") if s in key), None)
+        if side is None:
+            continue
+        layer = key.split(side)[0].removeprefix(PREFIX)
+        shape = tuple(adapter.tensors[key].shape)
+        if layer not in layers:
+            if adapter.config.get("target_parameters"):
+                continue  # an expert's matrices are no layer: `_check_complete` places them
+            raise CheckpointError(
+                f"{adapter.checkpoint.name} was made for another base: tensor {key} of shape "
+                f"{list(shape)} belongs to a layer that this base does not have",
+                hint="give the base it was trained on with --base",
+            )
+        out_width, in_width = layers[layer][0], layers[layer][-1]
+        width, found = (in_width, shape[-1]) if side == ".lora_A." else (out_width, shape[0])
+        if width != found and len(layers[layer]) == 2:
+            raise CheckpointError(
+                f"{adapter.checkpoint.name} was made for another base: tensor {key} has shape "
+                f"{list(shape)}, and the base's layer {layer} has shape {list(layers[layer])}",
+                hint="give the base it was trained on with --base",
+            )
+
+
+def _check_complete(name: str, given: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """PEFT only warns of tensors that it cannot place; here both directions must match."""
+    absent, unplaced = (
+        sorted(expected.keys() - given.keys()),
+        sorted(given.keys() - expected.keys()),
+    )
+    if unplaced:
+        raise CheckpointError(
+            f"{name}: tensor {unplaced[0]} finds no place in the base with this configuration "
+            f"({len(unplaced)} of {len(given)} tensors)",
+            hint="does adapter_config.json belong to this adapter and base?",
+        )
+    if absent:
+        raise CheckpointError(
+            f"{name} was made for another base: its layer wants tensor {absent[0]} of shape "
+            f"{list(expected[absent[0]].shape)}, and the adapter has none "
+            f"({len(absent)} tensors missing)",
+            hint="give the base it was trained on with --base",
+        )

@@ -192,6 +192,113 @@ DIAGNOSTICS = {
 }
 
 
+# From the raw scores of two signals to one number.
+
+
+def mid_ranks(scores: Vector) -> list[Fraction]:
+    """Scores below, and half of those that tie: by counting, in exact numbers."""
+    return [
+        sum(x < y for x in scores) + Fraction(1 + sum(x == y for x in scores), 2) for y in scores
+    ]
+
+
+def pearson(one: Sequence[Fraction], other: Sequence[Fraction]) -> float:
+    n = len(one)
+    a, b = ([x - sum(side) / Fraction(n) for x in side] for side in (one, other))
+    both = sum(x * y for x, y in zip(a, b, strict=True))
+    square = Fraction(both * both, sum(x * x for x in a) * sum(y * y for y in b))
+    return math.copysign(math.sqrt(square), both)
+
+
+def incomparable(one: Vector, other: Vector) -> bool:
+    return len(one) < 8 or len(set(one)) == 1 or len(set(other)) == 1
+
+
+def rank_agreement(one: Vector, other: Vector) -> float:
+    if incomparable(one, other):
+        return NAN
+    return pearson(mid_ranks(one), mid_ranks(other))
+
+
+def rotations(scores: Vector) -> list[list[float]]:
+    return [[*scores[k:], *scores[:k]] for k in range(len(scores))]
+
+
+def rank_agreement_null(one: Vector, other: Vector) -> float:
+    """Rotate, measure, and take the mean: no closed form."""
+    if incomparable(one, other):
+        return NAN
+    found = [rank_agreement(one, rotated) for rotated in rotations(other)[1:]]
+    return math.fsum(found) / len(found)
+
+
+def rotation_share(one: Vector, other: Vector) -> float:
+    if incomparable(one, other):
+        return NAN
+    found = [
+        sum(x * y for x, y in zip(mid_ranks(one), mid_ranks(rotated), strict=True))
+        for rotated in rotations(other)
+    ]
+    return sum(product >= found[0] for product in found) / len(found)
+
+
+def off_the_line(ranks: Sequence[Fraction]) -> list[Fraction]:
+    """What least squares leave of ranks after a straight line in position."""
+    n = len(ranks)
+    middle, mean = Fraction(n - 1, 2), sum(ranks) / Fraction(n)
+    slope = sum((t - middle) * r for t, r in enumerate(ranks)) / sum(
+        (t - middle) ** 2 for t in range(n)
+    )
+    return [r - mean - slope * (t - middle) for t, r in enumerate(ranks)]
+
+
+def rank_agreement_partial(one: Vector, other: Vector) -> float:
+    """Correlate the remainders, not the three correlations."""
+    if incomparable(one, other):
+        return NAN
+    left = [off_the_line(mid_ranks(side)) for side in (one, other)]
+    if not any(left[0]) or not any(left[1]):
+        return NAN
+    return pearson(*left)
+
+
+def top_members(scores: Vector) -> list[Fraction]:
+    """Hand a fifth of the tokens' places out, the highest score first; a tie shares the rest."""
+    places = math.ceil(Fraction(len(scores), 5))
+    member = [Fraction(0)] * len(scores)
+    for value in sorted(set(scores), reverse=True):
+        tied = [t for t, score in enumerate(scores) if score == value]
+        given = min(places, len(tied))
+        for t in tied:
+            member[t] = Fraction(given, len(tied))
+        places -= given
+    return member
+
+
+def top20_overlap(one: Vector, other: Vector) -> float:
+    if incomparable(one, other):
+        return NAN
+    a, b = top_members(one), top_members(other)
+    return float(sum(x * y for x, y in zip(a, b, strict=True)) / sum(a))
+
+
+def top20_overlap_null(one: Vector, other: Vector) -> float:
+    if incomparable(one, other):
+        return NAN
+    found = [top20_overlap(one, rotated) for rotated in rotations(other)[1:]]
+    return math.fsum(found) / len(found)
+
+
+AGREEMENTS = {
+    "rank_agreement": rank_agreement,
+    "rank_agreement_null": rank_agreement_null,
+    "rotation_share": rotation_share,
+    "rank_agreement_partial": rank_agreement_partial,
+    "top20_overlap": top20_overlap,
+    "top20_overlap_null": top20_overlap_null,
+}
+
+
 # From figures to words, and from completions to one figure.
 
 FROM_MIDDLE = {

@@ -34,8 +34,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A file at a time on each of two processes: fixtures of a file are made once.
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 test-slow: $(BASE)
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -226,6 +226,31 @@ def demo(
     _scan({"run": _sample_run(), "out": out, "force": True}, json, verbose)
 
 
+@app.command()
+def explain(
+    identity: Annotated[
+        str | None, typer.Argument(metavar="ID", help="A finding's id, or a threshold's.")
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Print the id of every finding instead.")
+    ] = False,
+) -> None:
+    """Say what a finding means, how it is measured, its thresholds, and what to do about it."""
+    with _fixable_errors():
+        from arca_diag import explanations
+        from arca_diag.report.explanation import print_explanation, print_list
+
+        if (identity is None) == (not listed):
+            raise ArcaError(
+                "explain takes one id, or --list",
+                hint="for example `arca-diag explain adapter-inert`",
+            )
+        if identity is None:
+            print_list(_stdout(), explanations.EXPLANATIONS, bare=not sys.stdout.isatty())
+        else:
+            print_explanation(_stdout(), explanations.explain(identity))
+
+
 def _scan(flags: dict[str, Any], as_json: bool, loudness: int) -> None:
     with _fixable_errors():
         _say_more(loudness)

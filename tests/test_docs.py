@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from arca_diag.cli import app
 from arca_diag.config import ScanConfig
 from arca_diag.diagnostics import DIAGNOSTICS
+from arca_diag.explanations import EXPLANATIONS
 from arca_diag.inputs.rollouts import READERS
+from arca_diag.report.explanation import levels
 from arca_diag.results import ExitCode
 from arca_diag.signals import SIGNALS
 from arca_diag.verdict import CLASSES, NO_SIGNAL, SHORT, THRESHOLDS
@@ -64,6 +66,16 @@ def test_every_diagnostic_and_class_has_its_row() -> None:
 def test_every_finding_has_its_row() -> None:
     assert len(finding_ids()) >= 30
     assert set(rows("Findings")) == finding_ids()
+
+
+def test_the_rows_of_findings_are_what_explain_says_cell_by_cell() -> None:
+    found = {name: row.split(" | ") for name, row in rows("Findings").items()}
+    assert list(found) == [e.id for e in EXPLANATIONS]
+    for explanation in EXPLANATIONS:
+        first, level, says = found[explanation.id]
+        assert first == f"| `{explanation.id}`"
+        assert level == levels(explanation)
+        assert says == f"{explanation.says} |"
 
 
 def test_every_option_has_its_row() -> None:

@@ -25,11 +25,13 @@ def count(number: int, noun: str) -> str:
 
 
 def finding_lines(findings: Iterable[Finding]) -> list[Text]:
-    """Each finding and what to do about it."""
+    """Each finding and what to do about it, and where more is said of it; empty without one."""
     out = []
     for finding in findings:
         where = "" if finding.checkpoint is None else f" at {at(finding.checkpoint)}"
         told = f"[{finding.id}]{where}: {finding.message}"
         out.append(Text.assemble((f"{finding.level} ", _STYLE[finding.level]), safe(told)))
         out.append(Text(safe(f"     do: {finding.action}")))
+    if out:
+        out.append(Text("arca-diag explain ID says how each finding is measured"))
     return out

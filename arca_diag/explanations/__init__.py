@@ -1,0 +1,91 @@
+"""What every finding means, how it is measured and what to do about it: data, a tuple to read.
+
+A new finding is a rule elsewhere, an entry here, a test and a row in the README.
+"""
+
+import difflib
+from collections.abc import Iterator
+
+from arca_diag.errors import ArcaError
+from arca_diag.explanations.adapters import ADAPTERS
+from arca_diag.explanations.completions import COMPLETIONS
+from arca_diag.explanations.entry import Explanation
+from arca_diag.explanations.inputs import CHECKPOINTS, MODELS
+from arca_diag.explanations.training import LOG, REPLAY
+from arca_diag.results import Threshold
+
+EXPLANATIONS: tuple[Explanation, ...] = (
+    *ADAPTERS,
+    *CHECKPOINTS,
+    *MODELS,
+    *REPLAY,
+    *LOG,
+    *COMPLETIONS,
+)
+
+_BY_GINI = "G^ names the class `{}` of a completion; e^ names one too, and the milder holds"
+_BY_EFFN = "e^ names the class `{}` of a completion; G^ names one too, and the milder holds"
+#: What the cuts decide that no finding has: the class of a completion, the regime of a checkpoint.
+CLASS_CUTS: dict[str, str] = {
+    "gini-uniform": _BY_GINI.format("uniform"),
+    "gini-leaning-uniform": _BY_GINI.format("leaning-uniform"),
+    "gini-leaning-sparse": _BY_GINI.format("leaning-sparse"),
+    "gini-sparse": _BY_GINI.format("sparse"),
+    "effn-uniform": _BY_EFFN.format("uniform"),
+    "effn-leaning-uniform": _BY_EFFN.format("leaning-uniform"),
+    "effn-leaning-sparse": _BY_EFFN.format("leaning-sparse"),
+    "effn-sparse": _BY_EFFN.format("sparse"),
+    "tokens-short": "a completion of so few counted tokens is `short`: it has no class",
+    "share-majority": "a checkpoint has a regime where the share of its classes is surely so; "
+    "`mixed` where surely none is",
+    "clusters-least": "so many prompts are needed for a regime; under it `inconclusive`, unless "
+    "every score is exactly zero",
+}
+
+
+def cuts() -> Iterator[Threshold]:
+    """Every cut in the code; modules are imported one by one, those that are quick first."""
+    from arca_diag import lint
+
+    yield from lint.THRESHOLDS
+    from arca_diag import logs
+
+    yield from logs.THRESHOLDS
+    from arca_diag import fidelity
+
+    yield from fidelity.THRESHOLDS
+    from arca_diag import verdict
+
+    yield from verdict.THRESHOLDS
+
+
+def cuts_of(found: Explanation) -> list[Threshold]:
+    """The cuts that decide a finding, in its order."""
+    return [next(cut for cut in cuts() if cut.id == name) for name in found.thresholds]
+
+
+def explain(identity: str) -> Explanation | Threshold:
+    """The finding or the cut of an id; the finding where both have it, for it prints the cut.
+
+    Raises:
+        ArcaError: There is neither; the hint names the nearest.
+    """
+    for known in _known():
+        if known.id == identity:
+            return known
+    near = difflib.get_close_matches(identity[:100].lower(), [known.id for known in _known()])
+    did_you_mean = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ArcaError(
+        f"{identity!r:.100}: no finding and no threshold has this id",
+        hint=f"{did_you_mean}`arca-diag explain --list` names every finding",
+    )
+
+
+def used_by(threshold: str) -> list[str]:
+    """Ids of the findings that a cut decides."""
+    return [e.id for e in EXPLANATIONS if threshold in e.thresholds]
+
+
+def _known() -> Iterator[Explanation | Threshold]:
+    yield from EXPLANATIONS
+    yield from cuts()

@@ -1,0 +1,33 @@
+"""What one finding is, for a reader who met its id."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["error", "warn", "note"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One finding, explained. Every sentence is true of the rule that gives it.
+
+    Attributes:
+        id: Of the finding.
+        levels: Those it can have, worst first.
+        says: One line; the README's table holds the same.
+        meaning: What it means for the run, and why it matters.
+        measured: On what, with which estimator and interval.
+        thresholds: Ids of the cuts that decide it; values stand in the code alone.
+        confounds: What can look like it, and what guards against that.
+        actions: What to do, the likeliest first, by the trainers' own names of settings.
+        source: Where the rule comes from.
+    """
+
+    id: str
+    levels: tuple[Level, ...]
+    says: str
+    meaning: str
+    measured: str
+    thresholds: tuple[str, ...] = ()
+    confounds: str
+    actions: tuple[str, ...]
+    source: str

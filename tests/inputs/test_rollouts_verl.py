@@ -189,7 +189,7 @@ class TestPrompts:
     def test_else_the_text_stands_for_itself(self, tmp_path, text):
         sample = one(tmp_path, input=text)
         assert sample.prompt == text
-        assert (sample.rendered, sample.guessed_prompt) == (True, True)
+        assert (sample.rendered, sample.guessed_prompt) == (False, True)
 
     @pytest.mark.parametrize(
         "text",

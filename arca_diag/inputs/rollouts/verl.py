@@ -75,7 +75,7 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
                 group_id=group,
                 prompt=prompt if chat is None else chat,
                 completion=completion,
-                rendered=chat is None,
+                rendered=rendered,
                 guessed_prompt=not rendered,
                 reward=reward,
                 prompt_text=prompt,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -185,6 +186,7 @@ def inspect(
     run: Annotated[Path, _RUN],
     base: _Base = None,
     rollouts: _Rollouts = None,
+    columns: _Columns = None,
     checkpoints: _Checkpoints = None,
     temperature: _Temperature = None,
     reference: _Reference = None,
@@ -213,7 +215,7 @@ def inspect(
         else:
             from arca_diag.report.inspection import print_inspection
 
-            print_inspection(_stdout(), found, _shown(run))
+            print_inspection(_stdout(), found, _repeated(flags))
 
 
 @app.command()
@@ -288,6 +290,16 @@ def _sample_run() -> Path:
     return (
         packaged if packaged.is_dir() else Path(__file__).parents[1] / "sample_runs/tiny-addition"
     )
+
+
+def _repeated(flags: dict[str, Any]) -> str:
+    """The run and the options that were given, to be given again to another command."""
+    words = [str(_shown(flags["run"]))]
+    for name, value in flags.items():
+        if name != "run" and value not in (None, False):
+            words.append("--" + name.replace("_", "-"))
+            words += [] if value is True else [str(value)]
+    return shlex.join(words)
 
 
 def _shown(path: Path) -> Path:

@@ -14,6 +14,7 @@ from arca_diag.inputs.adapters import Adapter, open_adapter
 from arca_diag.inputs.arguments import number_of, temperature_of
 from arca_diag.inputs.base import Base, find_base
 from arca_diag.inputs.reference import choose_reference
+from arca_diag.inputs.rollouts import columns
 from arca_diag.inputs.rollouts.census import (
     Census,
     answered_alike,
@@ -138,8 +139,9 @@ def _base(config: ScanConfig, adapters: tuple[Adapter, ...], run: Run) -> Base |
 
 
 def _census(config: ScanConfig, run: Run) -> Census | RolloutError:
+    readers = columns.readers(config.columns, config.rollouts)
     try:
-        source = find_source(config.rollouts, run)
+        source = find_source(config.rollouts, run, readers)
         if source is None:
             return none_found(run)
         return take_census(source, run, skip_bad_lines=config.skip_bad_lines)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from arca_diag.config import ScanConfig
-from arca_diag.errors import CheckpointError, ConfigError, RolloutError
+from arca_diag.errors import CheckpointError, RolloutError
 from arca_diag.inputs.adapters import Adapter, check_same_kind, read_adapter
 from arca_diag.inputs.arguments import temperature_of
 from arca_diag.inputs.base import Base, find_base
@@ -13,7 +13,7 @@ from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.models import end_tokens, load_config, load_tokenizer, stay_offline
 from arca_diag.inputs.prompts import read_prompts
 from arca_diag.inputs.reference import choose_reference
-from arca_diag.inputs.rollouts import READERS, Reader, columns
+from arca_diag.inputs.rollouts import columns
 from arca_diag.inputs.rollouts.census import (
     find_source,
     load,
@@ -40,7 +40,7 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
     """
     if not config.allow_download:
         stay_offline()
-    readers = _readers(config)
+    readers = columns.readers(config.columns, config.rollouts)
     asked = select_checkpoints(run, config.checkpoints)
     wanted = tuple(c for c in run.checkpoints if c in asked or c.name in also)
     named = run.named is not None or config.checkpoints != "all"
@@ -97,17 +97,6 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         temperature_source=source,
         hashes=dict(sorted(hashes.items())),
     )
-
-
-def _readers(config: ScanConfig) -> tuple[Reader, ...]:
-    if config.columns is None:
-        return READERS
-    if config.rollouts is None:
-        raise ConfigError(
-            "--columns names the columns of a file, and no file is given",
-            hint="give a JSONL, parquet or CSV file with --rollouts",
-        )
-    return (columns.reader(columns.parse_columns(config.columns)),)
 
 
 def _read_adapters(

@@ -1,7 +1,6 @@
 """What `inspect` found, on a terminal: faults, what is there, and what a scan would cost."""
 
 from collections import Counter
-from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -13,18 +12,18 @@ from arca_diag.results import AdapterInfo, FoundCheckpoint, Inspection
 _SHOWN = 12  # checkpoints
 
 
-def print_inspection(console: Console, found: Inspection, run: Path) -> None:
+def print_inspection(console: Console, found: Inspection, asked: str) -> None:
     """Print an inspection; text that came from a file is never read as markup.
 
     Args:
         console: Where to.
         found: What was found.
-        run: The run as the user named it, for the next command.
+        asked: The run and the options, as they are to be given to the next command.
     """
-    console.print(render_inspection(found, run), highlight=False)
+    console.print(render_inspection(found, asked), highlight=False)
 
 
-def render_inspection(found: Inspection, run: Path) -> RenderableType:
+def render_inspection(found: Inspection, asked: str) -> RenderableType:
     """Everything that `inspect` prints."""
     parts: list[RenderableType] = [Text(headline(found), style="bold"), Text("")]
     parts += finding_lines(found.findings)
@@ -39,7 +38,8 @@ def render_inspection(found: Inspection, run: Path) -> RenderableType:
         parts += [Text(""), _trends(found)]
     parts += [Text(""), Text(safe(_cost(found)))]
     if found.plan is not None and found.base.found:
-        parts.append(Text(safe(f"Next     arca-diag scan {run}"), no_wrap=True, overflow="ignore"))
+        again = f"Next     arca-diag scan {asked}"
+        parts.append(Text(safe(again), no_wrap=True, overflow="ignore"))
     return Group(*parts)
 
 

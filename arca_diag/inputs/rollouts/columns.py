@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from arca_diag.errors import ConfigError, RolloutError
-from arca_diag.inputs.rollouts import Reader, fields, prompts
+from arca_diag.inputs.rollouts import READERS, Reader, fields, prompts
 from arca_diag.inputs.rollouts.lines import json_lines
 from arca_diag.inputs.rollouts.parquet import parquet_rows
 from arca_diag.inputs.rollouts.record import EMPTY, Chat, Fault, Notes, Sample
@@ -64,6 +64,26 @@ def parse_columns(text: str) -> dict[str, str]:
                 "token ids",
             )
     return mapping
+
+
+def readers(named: str | None, file: Path | None) -> tuple[Reader, ...]:
+    """Who may read the completions: the reader of the columns that are named, or else all.
+
+    Args:
+        named: What `--columns` says.
+        file: What `--rollouts` says.
+
+    Raises:
+        ConfigError: Columns are named wrongly, or without a file.
+    """
+    if named is None:
+        return READERS
+    if file is None:
+        raise ConfigError(
+            "--columns names the columns of a file, and no file is given",
+            hint="give a JSONL, parquet or CSV file with --rollouts",
+        )
+    return (reader(parse_columns(named)),)
 
 
 def reader(mapping: Mapping[str, str]) -> Reader:

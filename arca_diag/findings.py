@@ -137,7 +137,8 @@ def rollout_findings(
                 f"{retokenised:,} of {completions:,} completions are text and are tokenised again: "
                 "their ids may differ from those that were sampled, and no end token is scored",
                 {"retokenised": retokenised, "completions": completions},
-                "train with the reward function arca_diag.trl.recorder(), which records exact ids",
+                "with TRL, train with the reward function arca_diag.trl.recorder(), which records "
+                "exact ids; else give canonical JSONL with completion_ids (--rollouts)",
             )
         )
     if guessed_prompts:

@@ -57,7 +57,7 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
             notes.fault(place, fault, _group_of(record, seen))
             continue
         if sample.step is not None:
-            notes.step_source = "recorded in the file"
+            notes.step_source = "the recorded step"
         if record.get("group_id") is None:
             notes.group_source = "the same prompt at the same step"
         yield sample

@@ -57,7 +57,8 @@ def read(path: Path, run: Run, notes: Notes) -> Iterator[Sample]:
                 continue
             if step is not None:
                 notes.step_source = (
-                    "recorded, counted from 0; where sampling ran ahead, from an older policy"
+                    "the recorded step, counted from 0; where sampling ran ahead, from an older "
+                    "policy"
                 )
             yield sample
 

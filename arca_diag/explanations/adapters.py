@@ -8,7 +8,7 @@ ADAPTERS = (
         levels=("error", "note"),
         says="the adapter does nothing: B A is exactly 0, `lora_alpha` is 0, PEFT would place none "
         "of its tensors, or its residual is exactly 0 on every token",
-        meaning="Whoever loads this checkpoint gets its base, and every other finding about it is "
+        meaning="Whoever loads this checkpoint gets its base, and most other findings about it are "
         "noise. Divergence, KL and residual are then 0, or what the reference does alone (a scan "
         "reads badly named tensors by their right names, and measures them). At step 0 it is how "
         "plain LoRA begins, and a note.",

@@ -1,5 +1,6 @@
 """The figures of a report: every diagnostic of every credit, summarised over prompts."""
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -7,10 +8,20 @@ import numpy as np
 import pandas as pd
 
 from arca_diag.diagnostics import DIAGNOSTICS
+from arca_diag.diagnostics.agreement import AGREEMENTS, MIN_TOKENS, rank_tokens
 from arca_diag.diagnostics.uncertainty import cluster_mean
 from arca_diag.results import Measurement, View
+from arca_diag.shapes import padded
 from arca_diag.signals import SIGNAL_NAMES
+from arca_diag.tables import chunks_with_span, completion_starts
 from arca_diag.verdict import NO_SIGNAL
+
+#: Every figure of every pair: (signal, against, figure).
+_PAIRED = tuple(
+    (signal, against, figure)
+    for signal, against in itertools.combinations(SIGNAL_NAMES, 2)
+    for figure in AGREEMENTS
+)
 
 
 def measure(
@@ -21,6 +32,9 @@ def measure(
     sharpening: float,
 ) -> list[Measurement]:
     """Every figure of every checkpoint, view, signal and sharpening, with what it is of.
+
+    A pair of signals has the figures of `AGREEMENTS`: `signal` is the one that `SIGNAL_NAMES`
+    has first, `against` the other.
 
     Args:
         tokens: As from `judge`.
@@ -34,6 +48,7 @@ def measure(
     rows = trajectories.assign(cluster=trajectories["rollout_id"].map(clusters))
     counted = tokens[tokens["counted"]]
     means = counted.groupby(["checkpoint", "rollout_id"], sort=False)[list(SIGNAL_NAMES)].mean()
+    agreements = _agreements(tokens)
     out = []
     for name, step in steps.items():
         at = rows[rows["checkpoint"] == name]
@@ -46,16 +61,42 @@ def measure(
             inside = at[at[member]]
             one = inside[(inside["signal"] == SIGNAL_NAMES[0]) & (inside["sharpening"] == 1.0)]
             out += _distances(label, view, one, step)
+            keys = pd.MultiIndex.from_frame(one[["checkpoint", "rollout_id"]])
             for signal in SIGNAL_NAMES:
-                pairs = pd.MultiIndex.from_frame(one[["checkpoint", "rollout_id"]])
-                values = means[signal].reindex(pairs).to_numpy(float)
+                values = means[signal].reindex(keys).to_numpy(float)
                 out.append(_one(label, view, signal, None, "mean", values, one))
                 for power in sorted({1.0, float(sharpening)}):
                     part = inside[(inside["signal"] == signal) & (inside["sharpening"] == power)]
                     for diagnostic in DIAGNOSTICS:
                         values = part[diagnostic.name].to_numpy(float)
                         out.append(_one(label, view, signal, power, diagnostic.name, values, part))
+            at_keys = agreements.reindex(keys)
+            for signal, against, figure in _PAIRED:
+                values = at_keys[signal, against, figure].to_numpy(float)
+                out.append(_one(label, view, signal, None, figure, values, one, against))
     return out
+
+
+def _agreements(tokens: pd.DataFrame) -> pd.DataFrame:
+    """What every two signals have in common, a row a checkpoint and completion.
+
+    Returns:
+        A column for each of `_PAIRED`; NaN where undefined.
+    """
+    starts = completion_starts(tokens)
+    lengths = np.diff(np.append(starts, len(tokens)))
+    counted = tokens["counted"].to_numpy(bool)
+    found = {key: np.full(len(starts), np.nan) for key in _PAIRED}
+    for rows, part, span in chunks_with_span(lengths):
+        mask = padded(counted[rows], part, False)
+        ranked = {
+            name: rank_tokens(padded(tokens[name].to_numpy(float)[rows], part, np.nan), mask)
+            for name in SIGNAL_NAMES
+        }
+        for (signal, against, figure), values in found.items():
+            values[span] = AGREEMENTS[figure](ranked[signal], ranked[against])
+    head = tokens.iloc[starts][["checkpoint", "rollout_id"]]
+    return pd.DataFrame(found, index=pd.MultiIndex.from_frame(head))
 
 
 def _one(
@@ -66,16 +107,18 @@ def _one(
     name: str,
     values: np.ndarray,
     rows: pd.DataFrame,
+    against: str | None = None,
 ) -> Measurement:
     defined = ~np.isnan(values)
     found = cluster_mean(values, rows["cluster"].to_numpy(object))
     used = rows[defined]
+    why = _reason(view, rows) if against is None else _pair_reason(view, rows, name)
     return Measurement(
         checkpoint=checkpoint,
         view=view,
         signal=signal,
         sharpening=sharpening,
-        against=None,
+        against=against,
         name=name,
         value=_known(found.value),
         low=_known(found.low),
@@ -84,7 +127,7 @@ def _one(
         n_groups=used["group_id"].nunique(),
         n_completions=len(used),
         n_tokens=int(used["n_tokens"].sum()),
-        reason=None if found.n_clusters else _reason(view, rows),
+        reason=None if found.n_clusters else why,
     )
 
 
@@ -99,6 +142,17 @@ def _reason(view: View, rows: pd.DataFrame) -> str:
     if (rows["class"] == NO_SIGNAL).any():
         return "every raw score is exactly zero"
     return "every completion counts fewer than two tokens"
+
+
+def _pair_reason(view: View, rows: pd.DataFrame, name: str) -> str:
+    if rows.empty:
+        return _reason(view, rows)
+    if (rows["n_tokens"] < MIN_TOKENS).all():
+        return f"every completion counts fewer than {MIN_TOKENS} tokens"
+    still = "the same at every token"
+    if name == "rank_agreement_partial":
+        still += ", or in the order of the tokens,"
+    return f"one of the two is {still} in every completion of {MIN_TOKENS} tokens or more"
 
 
 def _distances(

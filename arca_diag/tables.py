@@ -222,7 +222,7 @@ def judge(
     Returns:
         The tokens with their weights at the configured sharpening, and the trajectories.
     """
-    starts = _starts(tokens)
+    starts = completion_starts(tokens)
     lengths = np.diff(np.append(starts, len(tokens)))
     head = tokens.iloc[starts]
     counted = tokens["counted"].to_numpy(bool)
@@ -241,7 +241,7 @@ def judge(
         for power in sorted({1.0, float(sharpening)}):
             figures = {d.name: np.full(len(starts), np.nan) for d in DIAGNOSTICS}
             no_signal = np.zeros(len(starts), dtype=bool)
-            for rows, part, span in _chunks_with_span(lengths):
+            for rows, part, span in chunks_with_span(lengths):
                 mask = padded(counted[rows], part, False)
                 scores = padded(raw[rows], part, np.nan)
                 share = credit_weights(scores, mask, epsilon=epsilon, sharpening=power)
@@ -335,12 +335,12 @@ def _steps(values: list[int | None], lengths: np.ndarray) -> pd.Series:
     )
 
 
-def _starts(tokens: pd.DataFrame) -> np.ndarray:
+def completion_starts(tokens: pd.DataFrame) -> np.ndarray:
     """Where each completion's rows begin: its first token has position 0."""
     return np.flatnonzero(tokens["position"].to_numpy() == 0)
 
 
-def _chunks_with_span(lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray, slice]]:
+def chunks_with_span(lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray, slice]]:
     """Consecutive completions whose padded block stays within `_CELLS`."""
     ends = np.cumsum(lengths)
     first = 0
@@ -357,5 +357,5 @@ def _chunks_with_span(lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray, 
 
 
 def _chunks(lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    for rows, part, _ in _chunks_with_span(lengths):
+    for rows, part, _ in chunks_with_span(lengths):
         yield rows, part

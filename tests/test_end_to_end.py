@@ -24,6 +24,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from arca_diag.config import resolve
+from arca_diag.diagnostics.agreement import AGREEMENTS
 from arca_diag.errors import ArcaError, ResultError
 from arca_diag.pipeline import Diagnosis, diagnose
 from arca_diag.progress import Silent
@@ -241,6 +242,32 @@ def test_both_views_are_measured_at_every_checkpoint(finished: tuple[Path, Done]
         # File N + 1 holds what checkpoint N sampled, and is in the copy.
         assert figure(report, step, "on-policy", None, "step_distance_max").value == 0
         assert figure(report, step, "fixed-set", None, "step_distance_max").value > 20
+
+
+def test_every_pair_of_signals_is_compared_at_every_checkpoint(
+    finished: tuple[Path, Done],
+) -> None:
+    data = (finished[0] / "report.json").read_bytes()
+    report = Report.from_json(data)
+    pairs = [m for m in report.measurements if m.against is not None]
+    assert len(pairs) == len(TINY_CHECKPOINTS) * 2 * 21 * len(AGREEMENTS)
+    assert all(m.value is not None for m in pairs)
+    assert len(data) < 2e6
+    # Each is what the saved tokens say, by SciPy.
+    tokens = pd.read_parquet(finished[0] / "tokens.parquet")
+    rollouts = pd.read_parquet(finished[0] / "rollouts.parquet")
+    at_20 = tokens[(tokens["checkpoint_step"] == 20) & (tokens["rollout_step"] == 20)]
+    each = at_20[at_20["counted"]].groupby("rollout_id")[["surprisal", "residual"]]
+    rho = each.apply(lambda x: x["surprisal"].corr(x["residual"], "spearman"))
+    rho = rho[each.size() >= 8]
+    wanted = rho.groupby(rollouts.set_index("rollout_id")["cluster"]).mean().mean()
+    (one,) = (
+        m
+        for m in pairs
+        if (m.checkpoint, m.view, m.signal, m.against, m.name)
+        == (20, "on-policy", "surprisal", "residual", "rank_agreement")
+    )
+    assert one.value == pytest.approx(wanted, rel=1e-9)
 
 
 def test_tables_and_measurements_agree(finished: tuple[Path, Done]) -> None:

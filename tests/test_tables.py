@@ -1,10 +1,11 @@
 """The tables against tests/reference.py, and the measurements against plain pandas."""
 
 import io
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from arca_diag import tables
 from arca_diag.inputs.rollouts.record import Rollout
@@ -502,7 +504,9 @@ def test_a_completion_is_marked_with_the_sets_that_its_group_is_in() -> None:
 
 
 def by_key(found: list[Measurement]) -> dict[tuple[Any, ...], Measurement]:
-    keyed = {(m.checkpoint, m.view, m.signal, m.sharpening, m.name): m for m in found}
+    """By what a figure is of; that of a pair has the other signal in place of the sharpening."""
+    keyed = {(m.checkpoint, m.view, m.signal, m.against or m.sharpening, m.name): m for m in found}
+    assert all(m.sharpening is None for m in found if m.against)
     assert len(keyed) == len(found)
     return keyed
 
@@ -515,6 +519,7 @@ def measured(
 
 
 VIEWS = (("on-policy", "own_set"), ("fixed-set", "fixed_set"))
+PAIRS = tuple(itertools.combinations(SIGNAL_NAMES, 2))
 
 
 @pytest.mark.parametrize("sharpening", [1.0, 2.0])
@@ -584,20 +589,31 @@ def test_every_combination_is_measured_and_null_exactly_with_a_reason() -> None:
         for v, _ in VIEWS
         for end in ("median", "max")
     }
+    wanted |= {
+        (s, v, one, other, name)
+        for s in (2, 10)
+        for v, _ in VIEWS
+        for one, other in PAIRS
+        for name in reference.AGREEMENTS
+    }
     assert found.keys() == wanted
+    still = {"divergence", "kl_exact", "residual", "relative_residual"}
     for one in found.values():
         assert (one.value is None) == (one.reason is not None)
         limits = one.n_clusters > 1 and not (one.name or "").startswith("step_distance")
         assert (one.low is not None) == (one.high is not None) == limits
         if limits:
             assert one.low <= one.value <= one.high
-        assert one.against is None
         if one.value is None:
             assert one.n_clusters == one.n_groups == one.n_completions == one.n_tokens == 0
-            assert one.signal in ("divergence", "kl_exact", "residual", "relative_residual")
-            assert one.reason == "every raw score is exactly zero"
+            assert still & {one.signal, one.against}
+            if one.against is None:
+                assert one.reason == "every raw score is exactly zero"
+            else:
+                assert (one.reason or "").startswith("one of the two is the same at every token")
         else:
             assert math.isfinite(one.value)
+            assert one.against is None or not still & {one.signal, one.against}
     assert found[2, "on-policy", "residual", None, "mean"].value == 0.0
 
 
@@ -667,6 +683,114 @@ def test_a_completion_that_occurs_k_times_counts_k_times() -> None:
     assert found["thrice"].n_completions == 4
     assert found["thrice"].n_tokens == 66
     assert found["thrice"].n_clusters == 1
+
+
+def agreement_of(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """What SciPy and a walk over all rotations say of one completion; empty if undefined."""
+    if len(one) < 8 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return {}
+    rho = [stats.spearmanr(one, np.roll(other, k)).statistic for k in range(len(one))]
+    overlap = [reference.top20_overlap(one, np.roll(other, k)) for k in range(len(one))]
+    line = np.column_stack([np.ones(len(one)), np.arange(len(one))])
+    ranks = np.column_stack([stats.rankdata(one), stats.rankdata(other)])
+    left = (ranks - line @ np.linalg.lstsq(line, ranks)[0]).T
+    return {
+        "rank_agreement": rho[0],
+        "rank_agreement_null": float(np.mean(rho[1:])),
+        "rotation_share": float(np.mean(np.array(rho) > rho[0] - 1e-9)),
+        "rank_agreement_partial": stats.pearsonr(*left).statistic,
+        "top20_overlap": overlap[0],
+        "top20_overlap_null": float(np.mean(overlap[1:])),
+    }
+
+
+def test_what_two_signals_have_in_common_is_what_scipy_says_of_their_counted_tokens() -> None:
+    frames = world().judged(sharpening=2.0)
+    found = measured(frames, sharpening=2.0)
+    clusters = frames.rollouts.set_index("rollout_id")[["cluster", "group_id"]]
+    rows = []
+    for checkpoint, identity, part in per_completion(frames.tokens[frames.tokens["counted"]]):
+        for one, other in PAIRS:
+            figures = agreement_of(part[one].to_numpy(), part[other].to_numpy())
+            about = {"step": STEPS[checkpoint], "rollout_id": identity, "n_tokens": len(part)}
+            rows.append(about | {"signal": one, "against": other} | figures)
+    sets = frames.trajectories[["checkpoint_step", "rollout_id", "own_set", "fixed_set"]]
+    table = pd.DataFrame(rows).join(clusters, on="rollout_id")
+    table = table.merge(
+        sets.drop_duplicates().rename(columns={"checkpoint_step": "step"}),
+        on=["step", "rollout_id"],
+    )
+    checked = 0
+    for view, member in VIEWS:
+        for key, part in table[table[member]].groupby(["step", "signal", "against"]):
+            for name in reference.AGREEMENTS:
+                defined = part.dropna(subset=[name])
+                one = found[key[0], view, key[1], key[2], name]
+                wanted = defined.groupby("cluster")[name].mean().mean()
+                assert one.value == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+                assert (one.signal, one.against, one.sharpening) == (key[1], key[2], None)
+                assert one.n_clusters == defined["cluster"].nunique()
+                assert one.n_groups == defined["group_id"].nunique()
+                assert 2 <= one.n_completions == len(defined) < len(part)
+                assert one.n_tokens == defined["n_tokens"].sum()
+                checked += 1
+    assert checked == 2 * 2 * 21 * 6
+
+
+def test_each_pair_of_signals_is_measured_once_in_the_order_of_the_signals() -> None:
+    found = measured(world().judged())
+    pairs = {(m.signal, m.against) for m in found.values() if m.against}
+    assert pairs == set(PAIRS)
+    assert len(PAIRS) == 21
+    assert sum("residual" in pair for pair in PAIRS) == 6
+
+
+@pytest.mark.parametrize("cells", [1, 40, 10**9])
+def test_how_many_cells_are_compared_at_once_moves_no_agreement(
+    cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = world().judged()
+    expected = measured(frames)
+    monkeypatch.setattr(tables, "_CELLS", cells)
+    assert measured(frames) == expected
+
+
+def test_two_signals_that_cannot_be_compared_are_null_with_the_reason() -> None:
+    steps: dict[str, int | None] = {"checkpoint-2": 2}
+
+    def at(length: int, residual: np.ndarray) -> dict[tuple[Any, ...], Measurement]:
+        item = rollout("r", group="g", step=2, length=length)
+        selection = Selection(own={"checkpoint-2": group_rollouts([item])}, fixed=(), window=5)
+        replayed = replace(scores(item, "checkpoint-2", 1), residual=residual)
+        tokens, trajectories = judge(
+            token_table([replayed], steps, None),
+            memberships(selection, steps),
+            epsilon=1e-8,
+            sharpening=1.0,
+        )
+        return by_key(measure(tokens, trajectories, rollout_table([item]), steps, 1.0))
+
+    def reason(found: dict[tuple[Any, ...], Measurement], view: str, name: str) -> str | None:
+        return found[2, view, "surprisal", "residual", name].reason
+
+    mixed, even, rising = np.array([3.0, 1, 2, 5, 4, 7, 6, 8, 9]), np.ones(9), np.arange(9.0)
+    full = at(9, mixed)
+    short = at(7, mixed[:7])
+    constant = at(9, even)
+    by_place = at(9, rising)
+    for name in reference.AGREEMENTS:
+        assert reason(full, "on-policy", name) is None
+        assert reason(full, "fixed-set", name) == "no completion in the fixed set"
+        assert reason(short, "on-policy", name) == "every completion counts fewer than 8 tokens"
+        assert (reason(constant, "on-policy", name) or "").startswith(
+            "one of the two is the same at every token"
+        )
+        if name != "rank_agreement_partial":
+            assert reason(by_place, "on-policy", name) is None
+    assert reason(by_place, "on-policy", "rank_agreement_partial") == (
+        "one of the two is the same at every token, or in the order of the tokens, "
+        "in every completion of 8 tokens or more"
+    )
 
 
 def test_distances_are_between_the_checkpoints_step_and_the_rollouts() -> None:

@@ -296,7 +296,7 @@ def _repeated(flags: dict[str, Any]) -> str:
     """The run and the options that were given, to be given again to another command."""
     words = [str(_shown(flags["run"]))]
     for name, value in flags.items():
-        if name != "run" and value not in (None, False):
+        if name != "run" and value is not None and value is not False:
             words.append("--" + name.replace("_", "-"))
             words += [] if value is True else [str(value)]
     return shlex.join(words)

@@ -7,6 +7,7 @@ trainers log of single tokens is given by a plain forward of transformers and PE
 
 import functools
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+from arca_diag.cli import app
 from arca_diag.config import resolve
 from arca_diag.inspection import inspect_run
 from arca_diag.pipeline import diagnose
@@ -750,3 +753,14 @@ def test_an_adapter_that_verls_merger_gave_no_alpha_is_inert(tmp_path):
         assert {f.checkpoint for f in told} == set(STEPS)
         assert "error" in {f.level for f in told}
     assert (found.tokens["residual"] == 0).all()
+
+
+def test_the_next_command_has_the_options_that_were_given(tmp_path):
+    flags = llama_factory(tmp_path)
+    given = [str(flags.pop("run"))]
+    for name, value in ({"base": BASE} | flags | {"fixed-groups": 0}).items():
+        given += [f"--{name}", str(value)]
+    done = CliRunner().invoke(app, ["inspect", *given, "--skip-bad-lines", "--no-tensors"])
+    assert done.exit_code == 0, done.output
+    command = shlex.split(done.stdout.splitlines()[-1])
+    assert command == ["Next", "arca-diag", "scan", *given, "--skip-bad-lines"]

@@ -257,4 +257,4 @@ def _spread(names: Sequence[int | str]) -> list[int | str]:
 
 def print_report(console: Console, report: Report, folder: Path, reproduce: str) -> None:
     """Print a result; text that came from a model or a file is never read as markup."""
-    console.print(render_console(report, folder, reproduce), highlight=False)
+    console.print(render_console(report, folder, reproduce), highlight=False, crop=False)

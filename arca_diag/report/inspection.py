@@ -20,7 +20,7 @@ def print_inspection(console: Console, found: Inspection, asked: str) -> None:
         found: What was found.
         asked: The run and the options, as they are to be given to the next command.
     """
-    console.print(render_inspection(found, asked), highlight=False)
+    console.print(render_inspection(found, asked), highlight=False, crop=False)
 
 
 def render_inspection(found: Inspection, asked: str) -> RenderableType:

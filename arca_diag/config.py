@@ -90,6 +90,11 @@ class ScanConfig(BaseModel):
     generate: Annotated[int, Field(ge=1)] | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
 
+    @property
+    def each(self) -> int:
+        """Completions to sample a prompt."""
+        return self.generate or 8
+
     @field_validator("temperature", "epsilon", "sharpening")
     @classmethod
     def _finite(cls, value: float | None) -> float | None:

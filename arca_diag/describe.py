@@ -38,6 +38,7 @@ def options(config: ScanConfig, inputs: Inputs, dtype: str, device: str) -> dict
         "reference": inputs.reference.kind,
         "rollouts": rollouts,
         "prompts": config.prompts.name if config.prompts else None,
+        "generate": config.each if config.prompts else None,
         "generate_seed": config.seed if config.prompts else None,
         "temperature": inputs.temperature,
         "dtype": dtype,
@@ -93,8 +94,8 @@ def lint_context(base: Base | ArcaError) -> LintContext:
     )
 
 
-def log_of(run: Run, census: Census | None) -> Log:
-    """The trainer's log, and how many of the last tenth of the groups hold one answer only."""
+def log_of(run: Run, census: Census | None, adapters: tuple[Adapter, ...]) -> Log:
+    """The trainer's log, and what its rules need to know beside it."""
     alike = answered_alike(census) if census and census.notes.step_source else []
     late = alike[-max(1, len(alike) // 10) :]
     done = step_number(run.log[-1].get("step")) if run.log else None
@@ -103,6 +104,7 @@ def log_of(run: Run, census: Census | None) -> Log:
         rows=run.log,
         same_groups=sum(late) / len(late) if late else None,
         groups=each * done if each and done else None,
+        start=next((a.init for a in adapters if rewrites_base(a)), ""),
     )
 
 

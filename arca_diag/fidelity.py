@@ -78,6 +78,13 @@ THRESHOLDS = (
         source="the same; twice the tolerance",
     ),
     Threshold(
+        id="fidelity-surprise-text",
+        value=0.5,
+        comparator=">",
+        source="allowed on top where ids are not exact: what tokenising a text again may add to "
+        "its surprise",
+    ),
+    Threshold(
         id="fidelity-surprise-floor",
         value=0.01,
         comparator="<=",
@@ -231,8 +238,10 @@ def _by_surprise(
     sampled, to another prompt or by another base or step. Cutting off the tail (top-p) puts it
     below, as sampling at a lower temperature does.
     """
-    ids = [i for i in at["rollout_id"].unique() if replayed[i].step == step]
-    mine = at[at["rollout_id"].isin([i for i in ids if replayed[i].ids_exact])]
+    own = [i for i in at["rollout_id"].unique() if replayed[i].step == step]
+    exact = [i for i in own if replayed[i].ids_exact]
+    ids = exact or own
+    mine = at[at["rollout_id"].isin(ids)]
     excess = (mine["surprisal"] - mine["entropy"]).to_numpy(float)
     entropy = float(mine["entropy"].mean()) if len(mine) else math.nan
     if not (len(excess) and np.isfinite(excess).all() and math.isfinite(entropy)):
@@ -241,7 +250,8 @@ def _by_surprise(
     value = float(excess.mean()) / scale
     clusters = mine["rollout_id"].map({i: replayed[i].cluster for i in ids}).to_numpy(object)
     spread = _half_width(excess, clusters) / scale
-    status = _status(value - spread, "surprise", 0.0)
+    allowed = spread + (0.0 if exact else _CUT["fidelity-surprise-text"])
+    status = _status(value, "surprise", allowed)
     figures = found.figures | {
         "surprise_relative_excess": value,
         "surprise_relative_excess_low": value - spread if math.isfinite(spread) else None,
@@ -249,7 +259,7 @@ def _by_surprise(
     if status == "pass":
         return found.model_copy(update={"figures": figures})
     said = (
-        f"its own samples surprise it by {value:.0%} more than its entropy "
+        f"what is said to be its own samples surprises it by {value:.0%} more than its entropy "
         f"({entropy:.3g} nats) allows: another policy sampled them"
     )
     if found.status not in ("warn", "fail"):
@@ -304,9 +314,13 @@ def _by_means(
         )
         clusters = {i: replayed[i].cluster for i in ids}
         return _compare(label, mine, clusters, row, at_step, allowance, doubt)
-    return _cannot(
-        label, f"nothing was logged at step {step + 1} or {step} with its completions kept"
-    )
+    logged_here = [s for s in (step + 1, step) if any(r.get("step") == s for r in logged.rows)]
+    if logged_here:
+        return _cannot(
+            label,
+            f"the log's entry at step {logged_here[0]} is of completions that were not replayed",
+        )
+    return _cannot(label, f"nothing was logged at step {step + 1} or {step}")
 
 
 @dataclass(frozen=True, kw_only=True)

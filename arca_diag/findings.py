@@ -161,7 +161,8 @@ def rollout_findings(
                 f"{notes.eval_excluded:,} completions were sampled by an evaluation and are left "
                 "out",
                 {"eval_excluded": notes.eval_excluded},
-                "nothing; to keep training completions, evaluate in a run of its own",
+                "to keep the completions of these steps, evaluate in a run of its own: the trainer "
+                "writes those of an evaluation over those of training",
             )
         )
     for why, count in sorted(notes.left_out.items()):
@@ -201,12 +202,30 @@ def missing_findings(error: ArcaError, *, absent: bool) -> list[Finding]:
     ]
 
 
-def inert_findings(verdicts: list[Verdict]) -> list[Finding]:
-    """An adapter whose residual is exactly zero on every token does nothing."""
+def inert_findings(verdicts: list[Verdict], reference: Reference) -> list[Finding]:
+    """A residual that is exactly zero on every token.
+
+    Measured from the base, the adapter does nothing; from another adapter, it equals that one.
+    """
     found: dict[int | str, Verdict] = {}
     for verdict in verdicts:
         if verdict.signal == "residual" and verdict.regime == "no-signal":
             found.setdefault(verdict.checkpoint, verdict)
+    if reference.adapters:
+        return [
+            _finding(
+                "adapter-unchanged",
+                "note" if label == 0 else "error",
+                "the policy equals its reference adapter: the residual is exactly zero on all "
+                f"{verdict.n_tokens:,} tokens",
+                {"n_tokens": verdict.n_tokens, "n_completions": verdict.n_completions},
+                "was the adapter that was trained the one that was saved, and was it trainable "
+                "(PeftModel.from_pretrained(..., is_trainable=True))?",
+                checkpoint=label,
+                source="an exact zero is a fact, whatever the threshold",
+            )
+            for label, verdict in found.items()
+        ]
     return [
         _finding(
             "adapter-inert",
@@ -226,12 +245,13 @@ def inert_findings(verdicts: list[Verdict]) -> list[Finding]:
 def together(*lists: Iterable[Finding]) -> list[Finding]:
     """All findings, worst first, and one of those that say the same of one checkpoint.
 
-    An inert adapter is seen in its tensors and again in its residual.
+    An inert adapter, or one that equals its reference, is seen in its tensors and again in its
+    residual.
     """
     kept: dict[tuple[str, object], Finding] = {}
     rest = []
     for finding in (f for found in lists for f in found):
-        if finding.id == "adapter-inert":
+        if finding.id in ("adapter-inert", "adapter-unchanged"):
             before = kept.setdefault((finding.id, finding.checkpoint), finding)
             if before is not finding:
                 evidence = finding.evidence | before.evidence
@@ -251,8 +271,9 @@ def _generated(inputs: Inputs) -> list[Finding]:
         _finding(
             "rollouts-generated",
             "note",
-            f"the run kept no completions: {len(inputs.census.entries):,} were sampled here from "
-            f"its checkpoints, to {len(inputs.prompts):,} prompts; they are not the run's own",
+            f"{len(inputs.census.entries):,} completions were sampled here from the checkpoints, "
+            f"to the {len(inputs.prompts):,} prompts given: they are not the run's own, which "
+            "--prompts leaves aside if there are any",
             {"completions": len(inputs.census.entries), "prompts": len(inputs.prompts)},
             "train with log_completions=True and arca_diag.trl.recorder() to measure the run's own",
         )

@@ -76,7 +76,7 @@ def inspect_run(
         findings.base_findings(base if isinstance(base, Base) else None),
         findings.reference_findings(reference) if reference else (),
         findings.temperature_findings(*temperature_of(config.temperature, run)),
-        log_findings(log_of(run, None if isinstance(census, RolloutError) else census)),
+        log_findings(log_of(run, None if isinstance(census, RolloutError) else census, adapters)),
         _about_rollouts(config, run, census),
     )
     return Inspection(

@@ -157,19 +157,21 @@ def adapter_unchanged(subject: Subject) -> Iterator[Finding]:
         said += [f"{_few(like_ref)}: the adapter equals the reference in ref/"] if like_ref else []
         fresh = all((a.checkpoint.step or 0) <= 1 for a in group) or names[0] in subject.inert
         begun = not ((like_ref or fresh) and _before_training(group, names, subject))
-        yield _finding(
-            "adapter-unchanged",
-            "error" if begun else "note",
-            group[-1],
-            f"{'; '.join(said)}: training changed nothing",
-            "make the adapter trainable, PeftModel.from_pretrained(..., is_trainable=True), and "
-            "look at print_trainable_parameters() before training",
-            checkpoints=names,
-            like_ref=like_ref,
-            sha256=digest,
-            **_listed("tensors", lora_tensors(group[0])),
-            source="trl pull request 6701: a run that trains nothing and logs as usual",
-        )
+        for adapter in group:
+            yield _finding(
+                "adapter-unchanged",
+                "error" if begun else "note",
+                adapter,
+                f"{'; '.join(said)}: training changed nothing",
+                "was the adapter that was trained the one that was saved, and was it trainable, "
+                "PeftModel.from_pretrained(..., is_trainable=True)? Look at "
+                "print_trainable_parameters() before training",
+                checkpoints=names,
+                like_ref=like_ref,
+                sha256=digest,
+                **_listed("tensors", lora_tensors(group[0])),
+                source="trl pull request 6701: a run that trains nothing and logs as usual",
+            )
 
 
 def nothing_trainable(subject: Subject) -> Iterator[Finding]:

@@ -82,11 +82,13 @@ class Log:
         same_groups: Share of the last tenth of the groups whose completions are all the same;
             None if the completions are not known.
         groups: Groups that the rows are of, all together; None if unknown: at least one a row.
+        start: How the adapters were initialised, where that took part of the base into them.
     """
 
     rows: Sequence[Mapping[str, Any]]
     same_groups: float | None = None
     groups: float | None = None
+    start: str = ""
 
     def series(self, key: str) -> np.ndarray:
         """The finite values of a key, in step order."""
@@ -194,6 +196,16 @@ def reference_apart(log: Log) -> Finding | None:
     kl = as_number(first.get("kl")) if first else None
     if kl is None or not math.isfinite(kl) or kl <= _CUT["kl-at-start"]:
         return None
+    if log.start:
+        return _finding(
+            "reference-apart",
+            "warn",
+            f"the first step logged a KL of {kl:.3g} nats: init_lora_weights={log.start!r} took "
+            "part of the base into the adapter, and the trainer measures KL from what was left, "
+            "so that the penalty (beta) pulls the policy there",
+            {"kl": kl, "init": log.start},
+            "train with init_lora_weights=True, or without the penalty (beta=0.0)",
+        )
     return _finding(
         "reference-apart",
         "warn",
@@ -238,7 +250,7 @@ def truncated(log: Log) -> Finding | None:
     return _finding(
         "completions-truncated",
         "warn",
-        f"{ends[1]:.0%} of late completions were cut off at the length limit",
+        f"{ends[1]:.0%} of late completions were cut off at the length limit, by the trainer's log",
         {"first": ends[0], "last": ends[1]},
         "raise max_completion_length, or reward finishing",
     )

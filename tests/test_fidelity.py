@@ -323,11 +323,16 @@ class TestItsOwnSamples:
         assert "replayed" in (found.reason or "")
         assert "another policy" in (found.reason or "")
 
-    @pytest.mark.parametrize("given", [{"step": STEP - 1}, {"ids_exact": False}], ids=str)
-    def test_other_samples_and_guessed_ids_say_nothing(self, given):
-        found = self.sampled(0, sharper=0.3, **given).judge()
+    def test_samples_of_another_step_say_nothing(self):
+        found = self.sampled(0, sharper=0.3, step=STEP - 1).judge()
         assert found.status == "cannot-tell"
         assert "surprise_relative_excess" not in found.figures
+
+    def test_a_text_tokenised_again_may_surprise_more_but_not_by_any_amount(self):
+        for seed in range(10):
+            assert self.sampled(seed, sharper=0.6).judge().status == "fail"
+            assert self.sampled(seed, sharper=0.6, ids_exact=False).judge().status == "cannot-tell"
+            assert self.sampled(seed, sharper=0.0, ids_exact=False).judge().status == "fail"
 
     def test_one_prompt_has_no_interval(self):
         found = self.sampled(0, sharper=0.3, prompts=1).judge()
@@ -369,7 +374,9 @@ class TestWhatCannotBeTold:
         case.batches = {}
         found = case.judge()
         assert found.status == "cannot-tell"
-        assert "step 8 or 7" in (found.reason or "")
+        assert "step 8 is of completions that were not replayed" in (found.reason or "")
+        case.rows = [{"step": 99, "entropy": 1.0}]
+        assert "nothing was logged at step 8 or 7" in (case.judge().reason or "")
 
     def test_without_a_step(self):
         case = Case()
@@ -413,5 +420,6 @@ def test_every_cut_is_used():
             ("surprise", "warn"),
             ("surprise", "fail"),
             ("surprise", "floor"),
+            ("surprise", "text"),
         )
     }

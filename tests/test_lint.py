@@ -173,21 +173,22 @@ class TestHealthy:
         assert told(*run) == {
             ("adapter-inert", 5): "note",
             ("adapter-inert", 9): "note",
+            ("adapter-unchanged", 5): "note",
             ("adapter-unchanged", 9): "note",
         }
         steps = {15: trained(1), 19: trained(1), 22: trained(2)}
         run = [adapter(tmp_path, step, tensors) for step, tensors in steps.items()]
         for one in run:
             write_adapter(one.checkpoint.path / "ref", PEFT_WRITES, trained(1))
-        assert told(*run) == {("adapter-unchanged", 19): "note"}
+        assert told(*run) == {("adapter-unchanged", step): "note" for step in (15, 19)}
 
     def test_a_warm_up_of_a_run_that_continues_an_adapter(self, tmp_path):
         steps = {0: trained(7), 1: trained(7), 2: trained(8)}
         run = [adapter(tmp_path, step, tensors) for step, tensors in steps.items()]
-        assert told(*run) == {("adapter-unchanged", 1): "note"}
+        assert told(*run) == {("adapter-unchanged", step): "note" for step in (0, 1)}
         for one in run:
             shutil.copytree(run[0].checkpoint.path, one.checkpoint.path / "ref")
-        assert told(*run) == {("adapter-unchanged", 1): "note"}
+        assert told(*run) == {("adapter-unchanged", step): "note" for step in (0, 1)}
 
     @pytest.mark.parametrize(
         "lora",
@@ -349,8 +350,8 @@ class TestInert:
 class TestUnchanged:
     def test_checkpoints_of_the_same_bytes(self, tmp_path):
         run = [adapter(tmp_path, step, trained(1)) for step in (10, 20, 30)]
-        finding = the_finding(*run)
-        assert (finding.id, finding.level, finding.checkpoint) == ("adapter-unchanged", "error", 30)
+        assert told(*run) == {("adapter-unchanged", step): "error" for step in (10, 20, 30)}
+        finding = lint(tuple(run), HERE)[0]
         names = ["checkpoint-10", "checkpoint-20", "checkpoint-30"]
         assert finding.evidence["checkpoints"] == names
         assert finding.evidence["sha256"] == run[0].sha256
@@ -361,8 +362,8 @@ class TestUnchanged:
     def test_two_that_were_trained_and_are_equal_are_an_error_wherever_they_stand(self, tmp_path):
         run = [adapter(tmp_path, s, trained(t)) for s, t in ((10, 1), (20, 1), (30, 2), (40, 2))]
         assert told(*run, adapter(tmp_path, 50)) == {
-            ("adapter-unchanged", 20): "error",
-            ("adapter-unchanged", 40): "error",
+            ("adapter-unchanged", step): "error"
+            for step in (10, 20, 30, 40)
         }
 
     def test_a_fresh_one_that_is_never_trained_is_inert_too(self, tmp_path):
@@ -370,6 +371,7 @@ class TestUnchanged:
         assert told(*run) == {
             ("adapter-inert", 10): "error",
             ("adapter-inert", 20): "error",
+            ("adapter-unchanged", 10): "error",
             ("adapter-unchanged", 20): "error",
         }
 
@@ -607,6 +609,7 @@ def test_a_run_with_every_fault_has_every_finding(tmp_path):
     context = replace(HERE, base_fault=NO_BASE)
     found = lint(run, context)
     assert {(f.id, f.checkpoint) for f in found} == {
+        ("adapter-unchanged", 10),
         ("adapter-unchanged", 20),
         ("adapter-broken", 30),
         ("keys-unmatched", 40),

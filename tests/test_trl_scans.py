@@ -83,9 +83,16 @@ class TestWhatInspectSays:
 
     def test_the_run_that_trained_nothing_is_told_with_its_evidence(self, trl_runs):
         found = inspected(trl_runs["no-op"])
-        (told,) = [f for f in found.findings if f.id == "adapter-unchanged"]
-        assert told.level == "error"
-        assert "is_trainable=True" in told.action
+        told = [f for f in found.findings if f.id == "adapter-unchanged"]
+        assert [(f.level, f.checkpoint) for f in told] == [("error", step) for step in (1, 2, 3)]
+        assert "is_trainable=True" in told[0].action
+
+    def test_a_scan_of_it_does_not_call_an_adapter_inert_that_equals_its_reference(
+        self, trl_runs, tmp_path
+    ):
+        report, _ = scanned(trl_runs["no-op"], tmp_path / "out")
+        faults = [(f.id, f.checkpoint) for f in report.findings if f.level == "error"]
+        assert faults == [("adapter-unchanged", step) for step in (1, 2, 3)]
 
     def test_exact_ids_are_told_from_text(self, trl_runs):
         assert inspected(trl_runs["fresh"]).rollouts.ids_exact is True

@@ -35,7 +35,7 @@ REPLAY = (
         measured="Log-probabilities per token against those the trainer, else the sampler, kept, "
         "on completions of the checkpoint's own step: mean |difference| in nats. Else the means "
         "of entropy and k3 KL over the batch that the log's entry is of, relative. And always on "
-        "exact ids of its own step: mean(surprisal - entropy) over mean entropy, 0 on a policy's "
+        "completions of its own step: mean(surprisal - entropy) over mean entropy, 0 on a policy's "
         "own samples; the lower limit of its 95% interval (Student's over prompts) decides.",
         thresholds=(
             "fidelity-logprob-warn",
@@ -48,6 +48,7 @@ REPLAY = (
             "fidelity-kl-floor",
             "fidelity-surprise-warn",
             "fidelity-surprise-fail",
+            "fidelity-surprise-text",
             "fidelity-surprise-floor",
         ),
         confounds="A batch replayed in part, or an entry that averages steps, gets the half width "

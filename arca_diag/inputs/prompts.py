@@ -16,8 +16,8 @@ def read_prompts(path: Path) -> tuple[Sample, ...]:
     """Read a file of prompts.
 
     Args:
-        path: JSONL objects with `prompt` or `messages` (a text or a chat) or `prompt_ids`; in a
-            file of another suffix each line is the text of a prompt.
+        path: JSONL objects with `prompt` or `messages` (a text or a chat) or `prompt_ids`; of a
+            text file (.txt, .md) each line is a prompt.
 
     Returns:
         Samples without a completion, in file order.
@@ -69,6 +69,11 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str | Fault]]:
         for number, record in untrusted.json_lines(path, error=RolloutError):
             yield number, Fault(record) if isinstance(record, str) else record
         return
+    if path.suffix not in ("", ".txt", ".md"):
+        raise RolloutError(
+            f"--prompts {path.name}: a table or a format that is not known",
+            hint="give a .txt file with a prompt a line, or .jsonl with prompt or prompt_ids",
+        )
     text = untrusted.read_text(path, limit=_LIMIT, error=RolloutError)
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         if line.strip():

@@ -1,5 +1,6 @@
 """A result on a terminal: the headline first, then the numbers, then what was not measured."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arca_diag.report.words import at, count, finding_lines, safe
-from arca_diag.results import Measurement, Report, View
+from arca_diag.results import Measurement, Report, SettledBy, View
 from arca_diag.signals import SIGNAL_NAMES
 
 _SHOWN = 6  # checkpoints side by side in 80 columns
@@ -27,14 +28,19 @@ def render_console(report: Report, folder: Path, reproduce: str) -> RenderableTy
         folder: Where its files lie, as it should be shown.
         reproduce: The next command to type.
     """
-    parts: list[RenderableType] = [
-        Text(headline(report), style="bold"),
-        Text(""),
-        _run_card(report),
-    ]
+    faults = [f for f in report.findings if f.level != "note"]
+    notes = [f for f in report.findings if f.level == "note"]
+    parts: list[RenderableType] = [Text(headline(report), style="bold"), Text("")]
+    if faults:
+        parts += [*finding_lines(faults), Text("")]
+    parts.append(_run_card(report))
     for view in ("on-policy", "fixed-set"):
         parts += [Text(""), *_view_table(report, view)]
-    parts += [Text(""), _how_to_read(), Text(""), *_findings(report)]
+    parts += [Text(""), _how_to_read(), Text(""), *_unmeasured_lines(report)]
+    if notes:
+        parts += [*finding_lines(notes), Text("")]
+    if not report.findings:
+        parts += [Text("no fault found"), Text("")]
     parts += [Text(f"Files    {folder}/", no_wrap=True, overflow="ignore")]
     parts += [Text("         report.json  tokens.parquet  trajectories.parquet  rollouts.parquet")]
     parts += [Text("         plots/concentration  plots/lorenz  plots/residual  (.png, .svg)")]
@@ -43,7 +49,16 @@ def render_console(report: Report, folder: Path, reproduce: str) -> RenderableTy
 
 
 def headline(report: Report) -> str:
-    """One sentence in a user's units, about the last checkpoint that was measured."""
+    """One sentence in a user's units, about the last checkpoint that was measured.
+
+    Where the replay is not the run, that is the sentence.
+    """
+    failed = [f for f in report.replay_fidelity if f.status == "fail"]
+    if failed:
+        return (
+            f"The replay is not the run at {len(failed)} of "
+            f"{count(len(report.replay_fidelity), 'checkpoint')}: believe no figure of it below."
+        )
     options = report.provenance.options
     signal = options["credit"] if options["credit"] != "uniform" else "surprisal"
     for view in ("on-policy", "fixed-set"):
@@ -61,7 +76,7 @@ def headline(report: Report) -> str:
             )
             if signal != "residual" and "residual" in at_last:
                 text += f"; for the adapter residual it is {_percent(at_last['residual'].value)}"
-            return f"{text} ({view})."
+            return f"{text} ({view}, {count(at_last[signal].n_clusters, 'prompt')})."
     return "Nothing could be measured: see why below."
 
 
@@ -89,8 +104,9 @@ def _run_card(report: Report) -> Table:
         ("Temperature", f"{report.run.temperature:g} ({report.run.temperature_source})"),
         (
             "Credit",
-            f"{options['credit']} in training, as --credit says; below, signals as credit at "
-            f"sharpening {options['sharpening']:g}, epsilon {options['epsilon']:g}",
+            f"{options['credit']} in training (what --credit says, or stock trainers do); below, "
+            f"signals as credit at sharpening {options['sharpening']:g}, epsilon "
+            f"{options['epsilon']:g}",
         ),
     )
     for name, text in rows:
@@ -177,11 +193,19 @@ def _regimes(report: Report, view: View, checkpoint: int | str) -> list[Renderab
     for regime in dict.fromkeys(v.regime for v in found):
         same = [v for v in found if v.regime == regime]
         text = f"{regime}: {', '.join(v.signal for v in same)}"
-        more = [v.settled_by.clusters_more for v in same if v.settled_by is not None]
-        if settled := [m for m in more if m is not None]:
-            text += f" (settled by {max(settled):,} more prompts, if they are like these)"
+        if unsettled := [v.settled_by for v in same if v.settled_by is not None]:
+            text += f" ({_settling(unsettled)})"
         told.append(text)
     return [Text(safe(f"  regime at {at(checkpoint)}: {'; '.join(told)}"))] if told else []
+
+
+def _settling(unsettled: Sequence[SettledBy]) -> str:
+    """Why signals are inconclusive and what would settle them: of several, the hardest."""
+    hardest = max(unsettled, key=lambda s: math.inf if s.clusters_more is None else s.clusters_more)
+    which = "" if len(unsettled) == 1 else "of the last to settle: "
+    more = hardest.clusters_more
+    told = "" if more is None else f"; {more:,} more prompts like these would settle it"
+    return f"{which}{hardest.reason}{told}"
 
 
 def _how_to_read() -> Text:
@@ -194,9 +218,7 @@ def _how_to_read() -> Text:
     )
 
 
-def _findings(report: Report) -> list[RenderableType]:
-    out: list[RenderableType] = []
-    out += finding_lines(report.findings)
+def _unmeasured_lines(report: Report) -> list[RenderableType]:
     missing = list(
         dict.fromkeys(
             f"{at(m.checkpoint)}, {m.view}, {_unmeasured(report, m)}: {m.reason}"
@@ -204,7 +226,7 @@ def _findings(report: Report) -> list[RenderableType]:
             if m.name == "gini_corrected" and m.reason is not None and m.sharpening == 1.0
         )
     )
-    out += [Text(f"not measured: {text}") for text in missing[:8]]
+    out: list[RenderableType] = [Text(f"not measured: {text}") for text in missing[:8]]
     if len(missing) > 8:
         out.append(Text(f"not measured: {len(missing) - 8} more, in report.json"))
     return [*out, Text("")] if out else []

@@ -211,10 +211,13 @@ def _cost(found: Inspection) -> str:
     plan = found.plan
     if plan is None:
         return "scan     would stop: see above"
+    if not found.base.found:
+        return "scan     would stop: the base model is missing or cannot be used, see above"
     about = "about " if plan.guessed else ""
     return (
         f"scan     would replay {count(plan.completions, 'completion')} of "
-        f"{count(plan.groups, 'group')} ({about}{plan.tokens:,} tokens) under the reference and "
+        f"{count(plan.groups, 'group')} ({about}{plan.tokens:,} tokens, prompts included) "
+        f"under the reference and "
         f"{count(plan.checkpoints, 'checkpoint')}: {plan.passes:,} passes, "
         f"{about}{plan.pass_tokens:,} tokens through the model"
     )

@@ -25,13 +25,21 @@ def count(number: int, noun: str) -> str:
 
 
 def finding_lines(findings: Iterable[Finding]) -> list[Text]:
-    """Each finding and what to do about it, and where more is said of it; empty without one."""
-    out = []
+    """Each finding and what to do about it, and where more is said of it; empty without one.
+
+    What holds at several checkpoints is said once, in the words of the first.
+    """
+    alike: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
-        where = "" if finding.checkpoint is None else f" at {at(finding.checkpoint)}"
-        told = f"[{finding.id}]{where}: {finding.message}"
-        out.append(Text.assemble((f"{finding.level} ", _STYLE[finding.level]), safe(told)))
-        out.append(Text(safe(f"     do: {finding.action}")))
-    if out:
-        out.append(Text("arca-diag explain ID says how each finding is measured"))
+        alike.setdefault((finding.id, finding.level, finding.action), []).append(finding)
+    out = []
+    for (identity, level, action), same in alike.items():
+        places = [at(f.checkpoint) for f in same if f.checkpoint is not None]
+        where = f" at {', '.join(dict.fromkeys(places))}" if places else ""
+        first = "" if len({f.message for f in same}) == 1 else f" (so at {places[0]})"
+        told = f"[{identity}]{where}: {same[0].message}{first}"
+        out.append(Text.assemble((f"{level} ", _STYLE[level]), safe(told)))
+        out.append(Text(safe(f"     do: {action}")))
+    if alike:
+        out.append(Text(f"more on any of them: arca-diag explain {next(iter(alike))[0]}"))
     return out

@@ -26,6 +26,8 @@ from typer.testing import CliRunner
 
 from arca_diag.cli import app
 from arca_diag.config import resolve
+from arca_diag.inputs.gather import gather
+from arca_diag.inputs.runs import find_run
 from arca_diag.inspection import inspect_run
 from arca_diag.pipeline import diagnose
 from arca_diag.results import Inspection, Report
@@ -764,3 +766,21 @@ def test_the_next_command_has_the_options_that_were_given(tmp_path):
     assert done.exit_code == 0, done.output
     command = shlex.split(done.stdout.splitlines()[-1])
     assert command == ["Next", "arca-diag", "scan", *given, "--skip-bad-lines"]
+
+
+@pytest.mark.parametrize(
+    ("build", "place"),
+    [
+        (verl_old, "global_step_100/actor/huggingface"),
+        (verl_merged, "merged/global_step_100"),
+        (verl_megatron, "global_step_100/actor/model/huggingface"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_tokenizer_near_the_adapter_comes_before_the_bases(tmp_path, build, place):
+    flags = build(tmp_path)
+    tokenizer_into(flags["run"] / place)
+    edit_json(flags["run"] / place / "tokenizer_config.json", chat_template="the run's own")
+    config = resolve({"base": BASE} | flags, environ={}, cwd=tmp_path)
+    found = gather(config, find_run(flags["run"]), frozenset())
+    assert found.tokenizer.chat_template == "the run's own"

@@ -59,7 +59,7 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
     )
     other = reference.model
     reference_base = find_base(str(other), "", run.root, allow_download=False) if other else None
-    tokenizer = load_tokenizer([*(c.path for c in reversed(wanted)), run.root], base, run.root)
+    tokenizer = load_tokenizer(_tokenizer_folders(run, wanted), base, run.root)
     prompts = read_prompts(config.prompts) if config.prompts else ()
     if config.prompts:
         census = sampled_here(config.prompts, ())
@@ -97,6 +97,18 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         temperature_source=source,
         hashes=dict(sorted(hashes.items())),
     )
+
+
+def _tokenizer_folders(run: Run, checkpoints: tuple[Checkpoint, ...]) -> list[Path]:
+    """Where the run may keep its tokenizer: with an adapter, or near it as verl and NeMo-RL do."""
+    folders = [c.path for c in reversed(checkpoints)]
+    for checkpoint in reversed(checkpoints):
+        for parent in checkpoint.path.parents:
+            if parent == run.root or not parent.is_relative_to(run.root):
+                break
+            near = ("", "huggingface", "tokenizer", "policy/tokenizer")
+            folders += [parent / name for name in near]
+    return [*folders, run.root]
 
 
 def _read_adapters(

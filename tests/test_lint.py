@@ -362,8 +362,7 @@ class TestUnchanged:
     def test_two_that_were_trained_and_are_equal_are_an_error_wherever_they_stand(self, tmp_path):
         run = [adapter(tmp_path, s, trained(t)) for s, t in ((10, 1), (20, 1), (30, 2), (40, 2))]
         assert told(*run, adapter(tmp_path, 50)) == {
-            ("adapter-unchanged", step): "error"
-            for step in (10, 20, 30, 40)
+            ("adapter-unchanged", step): "error" for step in (10, 20, 30, 40)
         }
 
     def test_a_fresh_one_that_is_never_trained_is_inert_too(self, tmp_path):

@@ -186,7 +186,7 @@ def rank_agreement_partial(one: Ranked, other: Ranked) -> Float[np.ndarray, " co
     left = (1 - along_one**2) * (1 - along_other**2)
     some = (1 - np.maximum(along_one**2, along_other**2)) > _ROUNDING
     value = (agreement - along_one * along_other) / np.sqrt(np.where(some, left, np.nan))
-    return np.clip(value, -1.0, 1.0)
+    return np.clip(value, -1.0, 1.0)  # where little is left, rounding is much of it
 
 
 def top20_overlap(one: Ranked, other: Ranked) -> Float[np.ndarray, " completion"]:
@@ -205,7 +205,7 @@ def top20_overlap(one: Ranked, other: Ranked) -> Float[np.ndarray, " completion"
     """
     shared = (one.top * other.top).sum(axis=1)
     value = shared / np.maximum(_top_size(one.n_tokens), 1)
-    return np.where(_defined(one, other), np.minimum(value, 1.0), np.nan)
+    return np.where(_defined(one, other), value, np.nan)
 
 
 def top20_overlap_null(one: Ranked, other: Ranked) -> Float[np.ndarray, " completion"]:
@@ -254,5 +254,4 @@ def _correlation(
 ) -> Float[np.ndarray, " completion"]:
     """Pearson's r of centred rows; NaN where a row is zero."""
     spread = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    value = (one * other).sum(axis=1) / np.where(spread > 0, spread, np.nan)
-    return np.clip(value, -1.0, 1.0)
+    return (one * other).sum(axis=1) / np.where(spread > 0, spread, np.nan)

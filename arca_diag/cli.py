@@ -403,9 +403,11 @@ def _fixable_errors() -> Iterator[None]:
     try:
         yield
     except ArcaError as error:
-        _stderr().print(Text(f"error: {error}"), soft_wrap=True)
+        from arca_diag.report.words import lines
+
+        _stderr().print(Text(lines(f"error: {error}")), soft_wrap=True)
         if error.hint:
-            _stderr().print(Text(f"   do: {error.hint}"), soft_wrap=True)
+            _stderr().print(Text(lines(f"   do: {error.hint}")), soft_wrap=True)
         raise typer.Exit(ExitCode.BAD_INPUT) from None
     except KeyboardInterrupt:
         _stderr().print(Text("interrupted: no finished result was touched"))

@@ -71,7 +71,7 @@ class ScanConfig(BaseModel):
     out: Path | None = None
     device: Device = "auto"
     dtype: Dtype = "auto"
-    temperature: Annotated[float, Field(gt=0)] | None = None
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
     epsilon: Annotated[float, Field(ge=0)] = 1e-8
     sharpening: Annotated[float, Field(gt=0)] = 1.0
     credit: Credit = "uniform"

@@ -115,11 +115,13 @@ def logged(inputs: Inputs) -> Logged:
         arguments.get("steps_per_generation"),
         arguments.get("gradient_accumulation_steps"),
     )
+    part = arguments.get("per_device_train_batch_size")
     return Logged(
         rows=inputs.run.log,
         batches=inputs.census.notes.batches,
         interval=inputs.run.logging_steps,
         partial=isinstance(pieces, int) and isinstance(uses, int) and pieces > uses,
+        micro_batch=part if isinstance(part, int) and isinstance(uses, int) and uses > 1 else None,
         of_another=_of_another(inputs),
     )
 
@@ -150,7 +152,7 @@ def describe_rollouts(inputs: Inputs, selection: Selection) -> RolloutsInfo:
         clusters=len({r.cluster for r in chosen}),
         distinct=len({(r.prompt_ids, r.completion_ids) for r in chosen}),
         tokens=sum(r.n_counted for r in chosen),
-        ids_exact=all(r.ids_exact for r in chosen),
+        ids_exact=bool(chosen) and all(r.ids_exact for r in chosen),
         found=len(inputs.census.entries),
         eval_excluded=notes.eval_excluded,
         duplicates_dropped=notes.duplicates,

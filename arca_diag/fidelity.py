@@ -78,6 +78,13 @@ THRESHOLDS = (
         source="the same; twice the tolerance",
     ),
     Threshold(
+        id="fidelity-surprise-prompts",
+        value=8,
+        comparator=">=",
+        source="prompts from which on surprise is judged: on 2 a right replay failed at .5% of "
+        "checkpoints, on 8 hardly ever",
+    ),
+    Threshold(
         id="fidelity-surprise-text",
         value=0.5,
         comparator=">",
@@ -104,6 +111,10 @@ _MEANING = {
     "warn": "the replay is a little off what the run logged",
     "fail": "the replay does not give what the run logged",
 }
+_REFERENCE = (
+    "entropy is as logged and KL is not: training had another reference; name it with --reference "
+    "(a folder with the adapter that the run continued, say)"
+)
 _Status = Literal["pass", "warn", "fail"]
 _ORDER: tuple[_Status, ...] = ("pass", "warn", "fail")
 
@@ -117,6 +128,8 @@ class Logged:
         batches: Step of a log entry -> the batch that its means were taken over.
         interval: Steps that one entry averages over; None if unknown.
         partial: An entry averages over a part of its batch only: the batch is used in pieces.
+        micro_batch: Completions in each part whose token means the entry averages; None if it is
+            the token mean of the whole batch.
         of_another: "entropy" or "kl" -> why what was logged is of something else than the replay's.
     """
 
@@ -124,6 +137,7 @@ class Logged:
     batches: Mapping[int, str]
     interval: int | None
     partial: bool
+    micro_batch: int | None = None
     of_another: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -172,7 +186,9 @@ def mismatch_findings(fidelity: Sequence[Fidelity]) -> list[Finding]:
             signal=None,
             message=found.reason or _MEANING[found.status],
             evidence=dict(found.figures),
-            action="check the temperature, the chat template, the base model, use_rslora in "
+            action=_REFERENCE
+            if _only_kl(found)
+            else "check the temperature, the chat template, the base model, use_rslora in "
             "adapter_config.json, and whether checkpoint and completions belong together; until "
             "then no figure of this checkpoint is the run's",
             source="thresholds fidelity-*",
@@ -180,6 +196,18 @@ def mismatch_findings(fidelity: Sequence[Fidelity]) -> list[Finding]:
         for found in fidelity
         if found.status in ("warn", "fail")
     ]
+
+
+def _only_kl(found: Fidelity) -> bool:
+    """Whether entropy is as logged, and KL is not: the policy is right, the reference another."""
+    entropy = found.figures.get("entropy_relative_difference")
+    kl = found.figures.get("kl_relative_difference")
+    return (
+        entropy is not None
+        and kl is not None
+        and entropy <= _CUT["fidelity-entropy-warn"]
+        and kl > _CUT["fidelity-kl-warn"]
+    )
 
 
 def _by_token(
@@ -239,6 +267,8 @@ def _by_surprise(
     below, as sampling at a lower temperature does.
     """
     own = [i for i in at["rollout_id"].unique() if replayed[i].step == step]
+    if any(r.step == step and not any(r.mask) for r in replayed.values()):
+        return found  # what was cut off is masked: the rest is not a sample of all that was drawn
     exact = [i for i in own if replayed[i].ids_exact]
     ids = exact or own
     mine = at[at["rollout_id"].isin(ids)]
@@ -250,6 +280,8 @@ def _by_surprise(
     value = float(excess.mean()) / scale
     clusters = mine["rollout_id"].map({i: replayed[i].cluster for i in ids}).to_numpy(object)
     spread = _half_width(excess, clusters) / scale
+    if len(set(clusters)) < _CUT["fidelity-surprise-prompts"]:
+        return found
     allowed = spread + (0.0 if exact else _CUT["fidelity-surprise-text"])
     status = _status(value, "surprise", allowed)
     figures = found.figures | {
@@ -282,7 +314,10 @@ def _by_means(
     if not logged.rows:
         return _cannot(label, "the run left no log and no log-probabilities")
     for at_step in (step + 1, step):
-        row = next((r for r in logged.rows if r.get("step") == at_step and "entropy" in r), None)
+        row = next(
+            (r for r in logged.rows if r.get("step") == at_step and ("entropy" in r or "kl" in r)),
+            None,
+        )
         batch = logged.batches.get(at_step)
         members = {e.id for e in entries if batch and e.batch == batch}
         mine = at[at["rollout_id"].isin(members)]
@@ -290,7 +325,7 @@ def _by_means(
             continue
         ids = mine["rollout_id"].unique()
         guessed = sum(not replayed[i].ids_exact for i in ids)
-        whole = len(ids) == len(members)
+        missing = len(members - replayed.keys())
         averaged = (logged.interval or 1) > 1
         doubt = []
         told = {name: why for name, why in logged.of_another.items() if name in row}
@@ -304,16 +339,17 @@ def _by_means(
             doubt.append(f"the entry averages {logged.interval} steps and the batch is the last")
         if logged.partial:
             doubt.append("the entry is of a part of the batch")
-        if not whole:
-            doubt.append(f"{len(ids)} of the batch's {len(members)} completions were replayed")
+        if missing:
+            here = len(members) - missing
+            doubt.append(f"{here} of the batch's {len(members)} completions were replayed")
         allowance = _Allowance(
-            sampling=not whole or averaged or logged.partial,
+            sampling=bool(missing) or averaged or logged.partial,
             # The end token that text does not hold is at most about as far from the mean as
             # the mean is from 0.
             unseen=guessed / len(mine),
         )
         clusters = {i: replayed[i].cluster for i in ids}
-        return _compare(label, mine, clusters, row, at_step, allowance, doubt)
+        return _compare(label, mine, clusters, row, at_step, allowance, logged.micro_batch, doubt)
     logged_here = [s for s in (step + 1, step) if any(r.get("step") == s for r in logged.rows)]
     if logged_here:
         return _cannot(
@@ -338,6 +374,7 @@ def _compare(
     row: Mapping[str, Any],
     at_step: int,
     allowance: _Allowance,
+    micro_batch: int | None,
     doubt: list[str],
 ) -> Fidelity:
     ratio = mine["log_ratio"].to_numpy(float)
@@ -348,11 +385,12 @@ def _compare(
     figures: dict[str, float | None] = {"log_step": float(at_step)}
     worst: _Status = "pass"
     said: list[str] = []
+    unsure: list[str] = []
     for name, values in series.items():
         written = as_number(row.get(name))
         if written is None or not math.isfinite(written) or not np.isfinite(values).all():
             continue
-        ours = float(values.mean())
+        ours = _batch_mean(values, mine["rollout_id"].to_numpy(object), micro_batch, written)
         scale = max(abs(written), _CUT[f"fidelity-{name}-floor"])
         if max(abs(written), abs(ours)) <= _CUT[f"fidelity-{name}-floor"]:
             gap, spread = 0.0, 0.0
@@ -368,18 +406,50 @@ def _compare(
         if spread:
             figures[f"{name}_allowance"] = spread if math.isfinite(spread) else None
         status = _status(gap, name, spread)
+        # What is allowed only because so little is known is no agreement.
+        uncertain = spread > _CUT[f"fidelity-{name}-fail"]
+        if status == "pass" and gap > _CUT[f"fidelity-{name}-warn"] and uncertain:
+            unsure.append(name)
         worst = max(worst, status, key=_ORDER.index)
         said.append(f"{name} {ours:.4g} replayed, {written:.4g} logged ({gap:.1%} off)")
     note = f"; {'; '.join(doubt)}" if doubt else ""
     if not said:
         what = f"the log's entry at step {at_step} has no entropy or KL to compare"
         return _cannot(label, what + note)
+    if unsure and worst == "pass":
+        return Fidelity(
+            checkpoint=label,
+            status="cannot-tell",
+            figures=figures,
+            reason=f"{', '.join(said)} at step {at_step}: too little of the batch was replayed "
+            f"to say whether that is chance{note}",
+        )
     return Fidelity(
         checkpoint=label,
         status=worst,
         figures=figures,
         reason=f"{_MEANING[worst]}: {', '.join(said)} at step {at_step}{note}",
     )
+
+
+def _batch_mean(
+    values: np.ndarray, completions: np.ndarray, micro_batch: int | None, written: float
+) -> float:
+    """The mean of a batch as its trainer takes it.
+
+    Of parts of one completion each it is the mean of the completions' means. Of larger parts,
+    whose make-up is not known, it lies between that and the mean over tokens: what was written,
+    if that does, else the nearer end.
+    """
+    by_token = float(values.mean())
+    if micro_batch is None:
+        return by_token
+    _, index = np.unique(completions, return_inverse=True)
+    by_completion = float((np.bincount(index, values) / np.bincount(index)).mean())
+    if micro_batch == 1:
+        return by_completion
+    low, high = sorted((by_token, by_completion))
+    return min(max(written, low), high)
 
 
 def _half_width(values: np.ndarray, prompts: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from typing import Literal
 from arca_diag import __version__, describe, fidelity, findings, store, tables, verdict
 from arca_diag.config import ScanConfig
 from arca_diag.errors import ResultError
-from arca_diag.inputs.arguments import number_of
+from arca_diag.inputs.arguments import longest_of
 from arca_diag.inputs.gather import check_room, gather, load_rollouts, token_pieces
 from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.rollouts.census import sampled_here
@@ -185,7 +185,7 @@ def _sample(
 ) -> tuple[Inputs, tuple[Rollout, ...]]:
     """Completions for a run that kept none, sampled from each of its checkpoints."""
     asked = prompt_ids(inputs.prompts, inputs.tokenizer, inputs.run).ids
-    longest = config.max_new_tokens or int(number_of(inputs.run, "max_completion_length") or 256)
+    longest = config.max_new_tokens or longest_of(inputs.run)
     check_room(inputs.base, asked.values(), longest)
     sampled = tuple(
         sample_completions(

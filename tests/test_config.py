@@ -184,7 +184,7 @@ class TestValues:
         [
             ("epsilon", "-1e-9", "greater than or equal to 0"),
             ("sharpening", "0", "greater than 0"),
-            ("temperature", "0", "greater than 0"),
+            ("temperature", "0", "greater than or equal to 0.001"),
             ("groups", "0", "greater than or equal to 1"),
             ("fixed_groups", "-1", "greater than or equal to 0"),
             ("window", "-1", "greater than or equal to 0"),
@@ -225,7 +225,7 @@ class TestValues:
     def test_what_is_not_finite_is_refused(self, desk: Desk, key, value):
         assert str(desk.refused(**{key: value})).startswith(f"{key} (from flag): ")
 
-    @pytest.mark.parametrize("key", ["epsilon", "sharpening", "temperature"])
+    @pytest.mark.parametrize("key", ["epsilon", "sharpening"])
     def test_infinity_is_told_to_be_finite(self, desk: Desk, key):
         desk.write("arca.toml", f"{key} = inf\n")
         assert "must be a finite number, found inf" in str(desk.refused())

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from typing import Any
 
@@ -52,6 +53,7 @@ class Case:
         self.rows = [{"step": STEP + 1, "entropy": self.entropy, "kl": self.kl}]
         self.interval, self.partial = 1, False
         self.of_another: dict[str, str] = {}
+        self.micro_batch: int | None = None
 
     @property
     def entropy(self) -> float:
@@ -78,6 +80,7 @@ class Case:
                 batches=self.batches,
                 interval=self.interval,
                 partial=self.partial,
+                micro_batch=self.micro_batch,
                 of_another=self.of_another,
             ),
         )
@@ -184,7 +187,7 @@ class TestPartsOfABatch:
         words = {"averaged": "averages 10 steps", "pieces": "part of", "missing": "16 of the"}
         assert words[why] in (inside.reason or "")
 
-    def test_one_prompt_allows_anything(self):
+    def test_one_prompt_allows_anything_and_is_no_agreement(self):
         case = Case()
         case.partial = True
         case.rollouts = [
@@ -192,13 +195,15 @@ class TestPartsOfABatch:
             for r in case.rollouts
         ]
         found = case.logged(entropy=case.entropy * 3, kl=None).judge()
-        assert found.status == "pass"
+        assert found.status == "cannot-tell"
+        assert "too little of the batch" in (found.reason or "")
         assert found.figures["entropy_allowance"] is None
 
     def test_text_tokenised_again_allows_for_its_missing_ends(self):
         case = Case(ids_exact=False)
         share = 16 / len(case.tokens)
-        assert case.logged(entropy=case.entropy / (1 + 0.9 * share)).judge().status == "pass"
+        assert case.logged(entropy=case.entropy / (1 + 0.9 * share)).judge().status == "cannot-tell"
+        assert case.logged(entropy=case.entropy / 1.04).judge().status == "pass"
         assert case.logged(entropy=case.entropy / (1.12 + share)).judge().status == "fail"
         assert "tokenised again" in (case.judge().reason or "")
 
@@ -334,11 +339,18 @@ class TestItsOwnSamples:
             assert self.sampled(seed, sharper=0.6, ids_exact=False).judge().status == "cannot-tell"
             assert self.sampled(seed, sharper=0.0, ids_exact=False).judge().status == "fail"
 
-    def test_one_prompt_has_no_interval(self):
-        found = self.sampled(0, sharper=0.3, prompts=1).judge()
+    @pytest.mark.parametrize("prompts", [1, 2, 7])
+    def test_few_prompts_say_nothing(self, prompts):
+        found = self.sampled(0, sharper=0.3, prompts=prompts).judge()
         assert found.status == "cannot-tell"
-        assert found.figures["surprise_relative_excess"] > 0.1
-        assert found.figures["surprise_relative_excess_low"] is None
+        assert found.figures == {}
+
+    def test_where_what_was_cut_off_is_masked_the_rest_is_no_sample(self):
+        case = self.sampled(0, sharper=0.3)
+        first = case.rollouts[0]
+        case.rollouts[0] = dataclasses.replace(first, mask=(False,) * len(first.mask))
+        case.tokens = case.tokens[case.tokens["rollout_id"] != first.id]
+        assert case.judge().figures == {}
 
     def test_next_to_no_entropy_is_rounding(self):
         case = Case()
@@ -346,6 +358,31 @@ class TestItsOwnSamples:
         case.tokens["entropy"] = 1e-6
         case.tokens["surprisal"] = 3e-4
         assert case.judge().status == "cannot-tell"
+
+
+class TestHowATrainerAverages:
+    def means(self, case: Case) -> list[float]:
+        return list(case.tokens.groupby("rollout_id")["entropy"].mean())
+
+    def test_completion_by_completion(self):
+        case = Case()
+        case.tokens.loc[case.tokens["rollout_id"] == "r0", "entropy"] *= 30
+        mean = math.fsum(self.means(case)) / len(self.means(case))
+        assert case.logged(entropy=mean).judge().status != "pass"
+        case.micro_batch = 1
+        found = case.logged(entropy=mean).judge()
+        assert found.status == "pass"
+        assert found.figures["entropy_relative_difference"] < 1e-12
+        assert case.logged(entropy=mean * 1.2).judge().status == "fail"
+
+    def test_in_larger_parts_it_lies_between(self):
+        case = Case()
+        case.tokens.loc[case.tokens["rollout_id"] == "r0", "entropy"] *= 30
+        ends = sorted([case.entropy, math.fsum(self.means(case)) / len(self.means(case))])
+        case.micro_batch = 4
+        assert case.logged(entropy=sum(ends) / 2).judge().status == "pass"
+        assert case.logged(entropy=ends[0] * 0.8).judge().status == "fail"
+        assert case.logged(entropy=ends[1] * 1.2).judge().status == "fail"
 
 
 class TestFiguresOfAnother:
@@ -421,5 +458,6 @@ def test_every_cut_is_used():
             ("surprise", "fail"),
             ("surprise", "floor"),
             ("surprise", "text"),
+            ("surprise", "prompts"),
         )
     }

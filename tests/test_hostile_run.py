@@ -421,8 +421,8 @@ REFUSED: dict[str, tuple[Plant, str, str]] = {
     ),
     "a link for weights": (
         both(moved_out(f"checkpoint-2/{WEIGHTS}"), moved_out("checkpoint-20")),
-        r"checkpoint-2/adapter_model\.safetensors is a link that leads out of the checkpoint",
-        "is a link that leads out of the checkpoint",
+        r"checkpoint-2/adapter_model\.safetensors leads out of checkpoint-",
+        "leads out of checkpoint-",
     ),
     "a link for all completions": (
         moved_out("completions"),

@@ -15,10 +15,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from arca_diag.config import resolve
+from arca_diag.errors import ResultError
 from arca_diag.inspection import inspect_run
 from arca_diag.pipeline import diagnose
 from arca_diag.results import Inspection, Report
 from tests.conftest import TINY
+from tests.inputs import edit_json
 from tests.test_trl import tables
 
 #: Run -> the reference it is measured against, and the findings that say what is special about it;
@@ -194,6 +196,20 @@ def test_a_scan_gives_what_a_plain_forward_gives(trl_runs, tmp_path, name):
     assert moved == 0 if name == "no-op" else moved > 1e-3
 
 
+@pytest.mark.parametrize("what", ["adapter_config.json", "chat_template.jinja"])
+def test_a_changed_configuration_or_template_is_another_scan(trl_runs, tmp_path, what):
+    run = copied(trl_runs["chat"], tmp_path)
+    flags = {"groups": 1, "fixed_groups": 1, "checkpoints": "2"}
+    scanned(run, tmp_path / "out", **flags)
+    for path in run.glob(f"checkpoint-*/{what}"):
+        if what.endswith(".json"):
+            edit_json(path, use_rslora=True)
+        else:
+            path.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    with pytest.raises(ResultError, match="has changed"):
+        scanned(run, tmp_path / "out", **flags)
+
+
 class TestWhatAMismatchLooksLike:
     """The replay against the log: right it passes, wrong it fails, and the report says by what."""
 
@@ -219,7 +235,7 @@ class TestWhatAMismatchLooksLike:
         run = copied(trl_runs["chat"], tmp_path)
         assert self.status(run, tmp_path / "right", 2) == "pass"
         for path in run.glob("checkpoint-*/chat_template.jinja"):
-            path.write_text("{% for m in messages %}{{ m['content'] }}=={% endfor %}")
+            path.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
         assert self.status(run, tmp_path / "wrong", 2) == "fail"
 
     def test_another_base(self, own_run, tmp_path):

@@ -85,11 +85,7 @@ def cluster_share(
     n = len(shares)
     value, half = _student(shares)
     if n and np.ptp(shares) == 0:
-        # Between 0 and 1, agreement is a fraction of a draw: the limits are continuous in it.
-        low = float(special.betaincinv(n * value, n * (1 - value) + 1, 1 - _TAIL)) if value else 0.0
-        high = (
-            float(special.betaincinv(n * value + 1, n * (1 - value), _TAIL)) if value < 1 else 1.0
-        )
+        low, high = _clopper_pearson(value, n)
         return Estimate(value=value, low=low, high=high, n_clusters=n)
     return Estimate(
         value=value, low=max(value - half, 0.0), high=min(value + half, 1.0), n_clusters=n
@@ -119,14 +115,24 @@ def clusters_more(
     shares = _means(inside.astype(float), clusters)
     if not len(shares):
         return None
-    gap = abs(float(shares.mean()) - cut)
-    spread = float(shares.std(ddof=1)) if len(shares) > 1 else 0.5
-    # Clusters that happen to agree say little of their spread: that of one rare exception.
-    spread = max(spread, 1 / len(shares))
+    value = float(shares.mean())
+    spread = float(shares.std(ddof=1)) if len(shares) > 1 else 0.0
     for n in range(max(at_least, 2), _MOST_CLUSTERS):
-        if float(special.stdtrit(n - 1, _TAIL)) * spread / math.sqrt(n) < gap:
+        if np.ptp(shares) == 0:
+            low, high = _clopper_pearson(value, n)
+        else:
+            half = float(special.stdtrit(n - 1, _TAIL)) * spread / math.sqrt(n)
+            low, high = value - half, value + half
+        if not low <= cut <= high:
             return max(0, n - len(shares))
     return None
+
+
+def _clopper_pearson(share: float, n: int) -> tuple[float, float]:
+    """Limits of a share seen in n draws; between 0 and 1 a fraction of a draw counts as one."""
+    low = float(special.betaincinv(n * share, n * (1 - share) + 1, 1 - _TAIL)) if share else 0.0
+    high = float(special.betaincinv(n * share + 1, n * (1 - share), _TAIL)) if share < 1 else 1.0
+    return low, high
 
 
 def _means(

@@ -48,6 +48,7 @@ REPLAY = (
             "fidelity-kl-floor",
             "fidelity-surprise-warn",
             "fidelity-surprise-fail",
+            "fidelity-surprise-prompts",
             "fidelity-surprise-text",
             "fidelity-surprise-floor",
         ),

@@ -4,15 +4,24 @@ import math
 
 from arca_diag.inputs.runs import Run
 
+#: Temperatures that a softmax can be computed at: beyond, logits over- or underflow.
+TEMPERATURES = (1e-3, 1e3)
+
 
 def temperature_of(asked: float | None, run: Run) -> tuple[float, str]:
     """The sampling temperature, and where it comes from in words."""
     if asked is not None:
         return asked, "given with --temperature"
     recorded = number_of(run, "temperature")
-    if recorded is not None and recorded > 0:
+    if recorded is not None and TEMPERATURES[0] <= recorded <= TEMPERATURES[1]:
         return recorded, f"recorded in {run.training_args_source}"
     return 1.0, "assumed: nothing recorded it"
+
+
+def longest_of(run: Run) -> int:
+    """The run's own limit of a completion, in tokens; 256 if it recorded none."""
+    recorded = number_of(run, "max_completion_length")
+    return int(recorded) if recorded is not None and 1 <= recorded < 2**31 else 256
 
 
 def number_of(run: Run, key: str) -> float | None:

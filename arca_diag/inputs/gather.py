@@ -1,8 +1,10 @@
 """All that a scan reads, read and checked: run, adapters, base, tokenizer, rollouts."""
 
 import hashlib
+import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from arca_diag.config import ScanConfig
 from arca_diag.errors import CheckpointError, RolloutError
@@ -70,11 +72,19 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         census = take_census(found, run, skip_bad_lines=config.skip_bad_lines)
 
     temperature, source = temperature_of(config.temperature, run)
-    hashes = {_shown(a.checkpoint.path, run.root): a.sha256 for a in adapters}
+    hashes: dict[str, str] = {}
+    for adapter in adapters:
+        hashes |= _hashes_of(adapter, _shown(adapter.checkpoint.path, run.root))
     for adapter in (*reference.adapters.values(), *reference.initial.values()):
-        hashes[_shown(adapter.checkpoint.path, run.root)] = adapter.sha256
+        path = adapter.checkpoint.path
+        inside = path.resolve().is_relative_to(run.root)
+        hashes |= _hashes_of(
+            adapter, _shown(path, run.root) if inside else f"reference:{path.name}"
+        )
     if reference_base:
-        hashes[_shown(reference_base.folder, run.root)] = reference_base.sha256()
+        hashes[f"reference:{reference_base.folder.name}"] = reference_base.sha256()
+    if tokenizer is not None:
+        hashes["tokenizer"] = _hash_of_tokenizer(tokenizer)
     for name in census.notes.files:
         with Path(name).open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -97,6 +107,22 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         temperature_source=source,
         hashes=dict(sorted(hashes.items())),
     )
+
+
+def _hashes_of(adapter: Adapter, shown: str) -> dict[str, str]:
+    config = json.dumps(adapter.config, sort_keys=True).encode()
+    return {
+        shown: adapter.sha256,
+        f"{shown}/adapter_config.json": hashlib.sha256(config).hexdigest(),
+    }
+
+
+def _hash_of_tokenizer(tokenizer: Any) -> str:
+    """Of what turns text into ids: the vocabulary and its rules, and the chat template."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    rules = fast.to_str() if fast is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    template = json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True)
+    return hashlib.sha256(f"{rules}\n{template}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _tokenizer_folders(run: Run, checkpoints: tuple[Checkpoint, ...]) -> list[Path]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arca_diag.errors import CheckpointError
 from arca_diag.progress import Progress
 from arca_diag.replay.adapted import AdaptedModel
 from arca_diag.replay.batches import Batch, Work, plan
@@ -103,6 +105,13 @@ def _replay_batch(
             ref_norm,
         )
         pieces = [column.numpy() for column in columns]
+        if not all(np.isfinite(piece).all() for piece in pieces):
+            raise CheckpointError(
+                f"{name}: the model gives NaN or infinity with this adapter on the run's own "
+                "completions",
+                hint="training diverged before this checkpoint: leave it out with --checkpoints; "
+                "in float16 or bfloat16, try --dtype float32",
+            )
         start = 0
         for item, length in zip(batch.work, lengths, strict=True):
             part = [piece[start : start + length] for piece in pieces]

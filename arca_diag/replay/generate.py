@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from arca_diag.errors import CheckpointError
 from arca_diag.inputs.rollouts.record import Rollout, Sample
 from arca_diag.inputs.runs import Checkpoint
 from arca_diag.progress import Progress
@@ -43,7 +44,9 @@ def sample_completions(
         progress: Hears of the stage.
     """
     ends = sorted(end_tokens)
-    # Made anew: a base's own may bring top-k, penalties and other ways not to sample.
+    # A base's own brings top-k, penalties and other ways not to sample, also into one that is
+    # handed to `generate`: what that leaves open is filled from the model's.
+    model.base.generation_config = GenerationConfig()
     how = GenerationConfig(
         do_sample=True,
         temperature=temperature,
@@ -66,9 +69,15 @@ def sample_completions(
                 model.using(checkpoint.name),
             ):
                 torch.manual_seed(_seed(seed, checkpoint.name, prompt.id))
-                rows = model.base.generate(
-                    given, attention_mask=torch.ones_like(given), generation_config=how
-                )
+                try:
+                    rows = model.base.generate(
+                        given, attention_mask=torch.ones_like(given), generation_config=how
+                    )
+                except RuntimeError as error:  # of probabilities that are none
+                    raise CheckpointError(
+                        f"{checkpoint.name} cannot be sampled from: {error}",
+                        hint="if training diverged before it, leave it out with --checkpoints",
+                    ) from error
             for number, row in enumerate(rows[:, len(ids) :].tolist()):
                 yield _rollout(checkpoint, prompt, ids, number, _ended(row, end_tokens), tokenizer)
 

@@ -11,7 +11,15 @@ _STYLE = {"error": "bold red", "warn": "bold yellow", "note": "bold"}
 
 def safe(text: str) -> str:
     """The text with control characters as escapes: a file's name may hold a terminal's commands."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def lines(text: str) -> str:
+    """The text with every further line marked as ours: CI systems read commands at a line's start.
+
+    Several faults come in several lines; so may a name that a stranger chose.
+    """
+    return "\n     - ".join(map(safe, text.split("\n")))
 
 
 def at(checkpoint: int | str) -> str:
@@ -38,8 +46,8 @@ def finding_lines(findings: Iterable[Finding]) -> list[Text]:
         where = f" at {', '.join(dict.fromkeys(places))}" if places else ""
         first = "" if len({f.message for f in same}) == 1 else f" (so at {places[0]})"
         told = f"[{identity}]{where}: {same[0].message}{first}"
-        out.append(Text.assemble((f"{level} ", _STYLE[level]), safe(told)))
-        out.append(Text(safe(f"     do: {action}")))
+        out.append(Text.assemble((f"{level} ", _STYLE[level]), lines(told)))
+        out.append(Text(lines(f"     do: {action}")))
     if alike:
         out.append(Text(f"more on any of them: arca-diag explain {next(iter(alike))[0]}"))
     return out

@@ -186,6 +186,15 @@ class TestHowManyMore:
         few = np.tile(inside, max(fewer, 1))
         assert cluster_share(few, np.repeat(np.arange(len(few) // 4), 4)).low < 0.5
 
+    @pytest.mark.parametrize(("n", "share"), [(8, 0.75), (12, 0.625), (16, 0.75)])
+    def test_clusters_that_agree_need_what_their_own_interval_needs(self, n, share):
+        inside, clusters = shares(*[share] * n, each=8)
+        assert cluster_share(inside, clusters).low < 0.5
+        more = clusters_more(inside, clusters, 0.5, at_least=8)
+        assert more > 0
+        assert cluster_share(*shares(*[share] * (n + more), each=8)).low > 0.5
+        assert cluster_share(*shares(*[share] * (n + more - 1), each=8)).low <= 0.5
+
     def test_exactly_on_the_cut_nothing_settles_it(self):
         assert clusters_more(*shares(0.0, 1.0, 0.5, 0.5), 0.5, at_least=8) is None
 

@@ -10,17 +10,19 @@ import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from scipy import stats
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
 from arca_diag.config import resolve
-from arca_diag.errors import ArcaError, ConfigError, RolloutError
+from arca_diag.errors import ArcaError, CheckpointError, ConfigError, RolloutError
+from arca_diag.inputs.arguments import longest_of
 from arca_diag.inputs.rollouts.record import Rollout, Sample
 from arca_diag.inputs.runs import Checkpoint
 from arca_diag.pipeline import Diagnosis, diagnose
 from arca_diag.progress import Silent
 from arca_diag.replay.generate import sample_completions
-from tests.inputs import EOS, SAMPLE, sample_copy
+from tests.inputs import EOS, SAMPLE, a_run, sample_copy
 from tests.replay.test_forward import load
 
 PROMPT = (1, 5, 6, 14, 5, 13, 18)  # 12+19>, as the tiny sample tokenises it
@@ -116,8 +118,15 @@ class TestSampling:
         ]
         assert abs(first[0] - first[1]).sum() > 40
 
-    def test_a_base_that_asks_for_top_k_is_not_heeded(self):
-        # The sample's own generation config stands aside: every token may come.
+    def test_what_the_base_says_of_sampling_is_not_heeded(self):
+        folder = SAMPLE / "checkpoint-20"
+        model = load(SAMPLE / "base", folder, dtype=torch.float32)
+        model.base.generation_config = GenerationConfig(
+            repetition_penalty=9.0, min_p=0.9, no_repeat_ngram_size=1, suppress_tokens=[6], top_k=1
+        )
+        assert sampled(model=model) == sampled()
+
+    def test_every_token_may_come(self):
         found = sampled(each=1000, longest=1, temperature=5.0)["checkpoint-20"]
         assert len({r.completion_ids[0] for r in found}) > 15
 
@@ -188,6 +197,17 @@ class TestAScan:
         lengths = pd.read_parquet(done.folder / "rollouts.parquet")["n_completion_tokens"]
         assert done.report.run.temperature_source.startswith("recorded")
         assert lengths.max() <= longest
+
+    @pytest.mark.parametrize("limit", [-5, 0.5, 1e300, "many"])
+    def test_a_limit_that_is_none_is_not_the_runs(self, limit):
+        assert longest_of(a_run(training_args={"max_completion_length": limit})) == 256
+
+    def test_a_checkpoint_that_diverged_is_named(self, bare):
+        path = bare / "checkpoint-60" / "adapter_model.safetensors"
+        tensors = {k: 3e38 * v.sign() if ".lora_B." in k else v for k, v in load_file(path).items()}
+        save_file(tensors, path)
+        with pytest.raises(CheckpointError, match="checkpoint-60"):
+            scan(bare, max_new_tokens=4)
 
     def test_a_file_without_a_prompt_is_refused(self, bare):
         (bare.parent / "prompts.txt").write_text("\n \n")

@@ -1,5 +1,6 @@
 """Bad input through the command line: exit 2, what and where and what to do, nothing written."""
 
+import contextlib
 import json
 import logging
 import os
@@ -584,12 +585,19 @@ class TestAsAProcess:
         until = time.monotonic() + 60
         while not marker.is_file() and process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        # Python loses one that falls into a destructor, and says so: then it is pressed again.
+        for _ in range(5):
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+                break
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130, err
         assert out == ""
-        assert err.startswith("interrupted")
-        assert "Traceback" not in err
+        lost, found, told = err.partition("interrupted")
+        assert found
+        assert not lost or lost.startswith("Exception ignored in")
+        assert "Traceback" not in told
         earlier = store.look(run / "arca-diag")
         assert earlier is not None
         assert earlier.report is None

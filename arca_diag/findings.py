@@ -208,15 +208,24 @@ def inert_findings(verdicts: list[Verdict], reference: Reference) -> list[Findin
     Measured from the base, the adapter does nothing; from another adapter, it equals that one.
     """
     found: dict[int | str, Verdict] = {}
+    moved: set[int | str] = set()
     for verdict in verdicts:
         if verdict.signal == "residual" and verdict.regime == "no-signal":
             found.setdefault(verdict.checkpoint, verdict)
+        elif verdict.signal == "residual":
+            moved.add(verdict.checkpoint)
+
+    def level(label: int | str) -> Literal["error", "note"]:
+        # Before a warm-up's first real step nothing has moved, and everything after it has.
+        begins = isinstance(label, int) and all(isinstance(m, int) and m > label for m in moved)
+        return "note" if label == 0 or (moved and begins) else "error"
+
     if reference.adapters:
         return [
             _finding(
                 "adapter-unchanged",
                 # What a user names may be this very checkpoint, to measure the way from it.
-                "note" if label == 0 or reference.kind == "path" else "error",
+                "note" if reference.kind == "path" else level(label),
                 "the policy equals its reference adapter: the residual is exactly zero on all "
                 f"{verdict.n_tokens:,} tokens",
                 {"n_tokens": verdict.n_tokens, "n_completions": verdict.n_completions},
@@ -230,7 +239,7 @@ def inert_findings(verdicts: list[Verdict], reference: Reference) -> list[Findin
     return [
         _finding(
             "adapter-inert",
-            "note" if label == 0 else "error",
+            level(label),
             "the adapter changes nothing: its residual is exactly zero on all "
             f"{verdict.n_tokens:,} tokens",
             {"n_tokens": verdict.n_tokens, "n_completions": verdict.n_completions},

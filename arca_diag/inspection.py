@@ -10,7 +10,7 @@ from arca_diag import __version__, findings
 from arca_diag.config import ScanConfig
 from arca_diag.describe import describe_adapter, describe_reference, lint_context, log_of
 from arca_diag.errors import ArcaError, CheckpointError, RolloutError
-from arca_diag.inputs.adapters import Adapter, open_adapter
+from arca_diag.inputs.adapters import Adapter, check_same_kind, open_adapter
 from arca_diag.inputs.arguments import number_of, temperature_of
 from arca_diag.inputs.base import Base, find_base
 from arca_diag.inputs.reference import choose_reference
@@ -68,8 +68,10 @@ def inspect_run(
     progress.stage("reading the completions")
     census = _census(config, run)
     updates = _updates(adapters, progress) if tensors else None
+    unlike = _unlike(adapters)
     problems = findings.together(
         (findings.unreadable(checkpoint, error) for checkpoint, error in unreadable.items()),
+        [findings.unreadable(adapters[-1].checkpoint, unlike)] if unlike else [],
         lint(adapters, lint_context(base), updates),
         findings.refused_findings(run.refused),
         findings.ignored_findings(run.ignored),
@@ -99,7 +101,7 @@ def inspect_run(
             )
             for t in log_trends(run)
         ],
-        plan=_plan(config, run, adapters, census),
+        plan=None if unlike else _plan(config, run, adapters, census),
         findings=problems,
     )
 
@@ -114,6 +116,16 @@ def _open(
         except CheckpointError as error:
             unreadable[checkpoint] = error
     return tuple(adapters), unreadable
+
+
+def _unlike(adapters: tuple[Adapter, ...]) -> CheckpointError | None:
+    """Why the checkpoints cannot be scanned together, if they cannot."""
+    try:
+        if adapters:
+            check_same_kind(adapters)
+    except ArcaError as error:
+        return CheckpointError(str(error), hint=error.hint)
+    return None
 
 
 def _updates(adapters: tuple[Adapter, ...], progress: Progress) -> Updates:

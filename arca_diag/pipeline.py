@@ -220,7 +220,7 @@ def _choose(config: ScanConfig, inputs: Inputs, before: Report | None) -> Select
             "the fixed set of the earlier scan is no longer in the run's completions",
             hint="choose another folder with --out, or replace that result with --force",
         )
-    return select(
+    chosen = select(
         groups,
         tuple(a.checkpoint for a in inputs.adapters),
         own_groups=config.groups,
@@ -228,6 +228,14 @@ def _choose(config: ScanConfig, inputs: Inputs, before: Report | None) -> Select
         window=window,
         keep_fixed=tuple(kept),
     )
+    if not inputs.prompts:
+        return chosen
+    # Sampled here, a completion is its checkpoint's own whether or not that has a step.
+    own = {
+        name: found or tuple(g for g in groups if g.id.startswith(f"{name}/"))[: config.groups]
+        for name, found in chosen.own.items()
+    }
+    return dataclasses.replace(chosen, own=own)
 
 
 def _work(inputs: Inputs, selection: Selection) -> list[Work]:

@@ -117,6 +117,14 @@ class TestASample:
         assert plan.pass_tokens == pytest.approx(told["tokens"], rel=0.25)
 
 
+def test_checkpoints_of_two_bases_are_no_plan(own_run):
+    edit_json(own_run / "checkpoint-20" / "adapter_config.json", base_model_name_or_path="other")
+    found = inspected(own_run)
+    (told,) = [f for f in found.findings if "name different bases" in f.message]
+    assert told.level == "error"
+    assert found.plan is None
+
+
 class TestTheCommand:
     def test_prints_json_and_nothing_else(self):
         done = process("inspect", TINY, "--json")

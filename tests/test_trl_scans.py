@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from arca_diag.config import resolve
@@ -95,6 +96,17 @@ class TestWhatInspectSays:
         report, _ = scanned(trl_runs["no-op"], tmp_path / "out")
         faults = [(f.id, f.checkpoint) for f in report.findings if f.level == "error"]
         assert faults == [("adapter-unchanged", step) for step in (1, 2, 3)]
+
+    def test_before_the_first_real_step_an_idle_adapter_is_a_note(self, trl_runs, tmp_path):
+        run = copied(trl_runs["bias"], tmp_path)
+        path = run / "checkpoint-1" / "adapter_model.safetensors"
+        idle = {
+            k: 0 * v if ".lora_B." in k or "bias" in k else v for k, v in load_file(path).items()
+        }
+        save_file(idle, path)
+        report, _ = scanned(run, tmp_path / "out")
+        told = [(f.level, f.checkpoint) for f in report.findings if f.id == "adapter-inert"]
+        assert told == [("note", 1)]
 
     def test_exact_ids_are_told_from_text(self, trl_runs):
         assert inspected(trl_runs["fresh"]).rollouts.ids_exact is True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,15 @@ class TestAScan:
             if m.value is not None and m.name == "gini_corrected"
         }
         assert measured >= {(20, "on-policy"), (60, "on-policy"), (20, "fixed-set")}
+
+    def test_of_an_adapter_without_a_step_is_on_policy_all_the_same(self, bare, tmp_path):
+        alone = Path(shutil.copytree(bare / "checkpoint-20", tmp_path / "alone"))
+        prompts = bare.parent / "prompts.txt"
+        done = scan(alone, prompts=prompts, base=str(bare / "base"), max_new_tokens=6)
+        assert {(v.checkpoint, v.view) for v in done.report.verdicts} == {
+            ("alone", "on-policy"),
+            ("alone", "fixed-set"),
+        }
 
     def test_on_its_own_samples_a_checkpoint_is_as_surprised_as_it_expects(self, bare):
         done = scan(bare, generate=40, max_new_tokens=10, groups=64, fixed_groups=64)

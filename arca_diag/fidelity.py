@@ -18,94 +18,10 @@ from scipy import special
 from arca_diag.inputs.arguments import as_number
 from arca_diag.inputs.rollouts.census import Entry
 from arca_diag.inputs.rollouts.record import Rollout
-from arca_diag.results import Fidelity, Finding, Threshold
+from arca_diag.results import Fidelity, Finding
+from arca_diag.thresholds import DEFAULT
 
-THRESHOLDS = (
-    Threshold(
-        id="fidelity-logprob-warn",
-        value=0.02,
-        comparator=">",
-        source="mean |difference| in nats; vLLM against a plain forward differs by about .012",
-    ),
-    Threshold(
-        id="fidelity-logprob-fail",
-        value=0.1,
-        comparator=">",
-        source="mean |difference| in nats; eight times what two inference engines differ by",
-    ),
-    Threshold(
-        id="fidelity-entropy-warn",
-        value=0.05,
-        comparator=">",
-        source="relative; a float32 replay of a bfloat16 training run was 3.5% off, and the policy "
-        "one step on is 2% to 4% off",
-    ),
-    Threshold(
-        id="fidelity-entropy-fail",
-        value=0.10,
-        comparator=">",
-        source="relative; twice the tolerance",
-    ),
-    Threshold(
-        id="fidelity-kl-warn",
-        value=0.10,
-        comparator=">",
-        source="relative; a mean of exponentials, so noisier than entropy; twice its tolerance",
-    ),
-    Threshold(
-        id="fidelity-kl-fail",
-        value=0.30,
-        comparator=">",
-        source="relative; another reference moves KL by a factor, not by a share",
-    ),
-    Threshold(
-        id="fidelity-kl-floor",
-        value=5e-4,
-        comparator="<=",
-        source="nats; below it a KL estimate is rounding",
-    ),
-    Threshold(
-        id="fidelity-surprise-warn",
-        value=0.05,
-        comparator=">",
-        source="lower limit of the 95% interval over prompts of mean(surprisal - entropy) over "
-        "mean entropy, 0 on a policy's own samples; the tolerance of entropy",
-    ),
-    Threshold(
-        id="fidelity-surprise-fail",
-        value=0.10,
-        comparator=">",
-        source="the same; twice the tolerance",
-    ),
-    Threshold(
-        id="fidelity-surprise-prompts",
-        value=8,
-        comparator=">=",
-        source="prompts from which on surprise is judged: on 2 a right replay failed at .5% of "
-        "checkpoints, on 8 hardly ever",
-    ),
-    Threshold(
-        id="fidelity-surprise-text",
-        value=0.5,
-        comparator=">",
-        source="allowed on top where ids are not exact: what tokenising a text again may add to "
-        "its surprise",
-    ),
-    Threshold(
-        id="fidelity-surprise-floor",
-        value=0.01,
-        comparator="<=",
-        source="nats; the least entropy that surprise is compared with: two engines that differ by "
-        ".012 a token are about 1e-4 of KL apart",
-    ),
-    Threshold(
-        id="fidelity-entropy-floor",
-        value=1e-3,
-        comparator="<=",
-        source="nats; below it a mean entropy is rounding",
-    ),
-)
-_CUT = {t.id: t.value for t in THRESHOLDS}
+_CUT = DEFAULT
 _MEANING = {
     "pass": "the replay gives what the run logged",
     "warn": "the replay is a little off what the run logged",

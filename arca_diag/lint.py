@@ -18,18 +18,10 @@ from arca_diag.inputs.inert import Inert, equals_reference, why_inert, zero_tens
 from arca_diag.inputs.placing import MEND_NAMES, lora_tensors, trains_nothing, unplaced
 from arca_diag.inputs.reference import rewrites_base
 from arca_diag.inputs.updates import LayerUpdate, Updates, summarise
-from arca_diag.results import Finding, Threshold
+from arca_diag.results import Finding
+from arca_diag.thresholds import DEFAULT
 
-THRESHOLDS = (
-    Threshold(
-        id="layer-dominates",
-        value=0.5,
-        comparator=">",
-        source="share of one layer in the squared norm of the update; of four layers or more, "
-        "embeddings and head aside. Healthy: .21 of 21 layers, .014 of 210",
-    ),
-)
-_CUT = {t.id: t.value for t in THRESHOLDS}
+_CUT = DEFAULT
 _FEWEST_LAYERS = 4  # among which one can dominate
 _VOCABULARY = (".lora_embedding_A", "lm_head.lora_A.weight")  # of matrices with a row a token
 

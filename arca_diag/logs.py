@@ -13,63 +13,10 @@ import numpy as np
 from scipy import special
 
 from arca_diag.inputs.arguments import as_number
-from arca_diag.results import Finding, Threshold
+from arca_diag.results import Finding
+from arca_diag.thresholds import DEFAULT
 
-THRESHOLDS = (
-    Threshold(
-        id="no-advantage-warn",
-        value=0.5,
-        comparator=">",
-        source="share of groups without reward spread over the run, lower limit of its 95% "
-        "interval (Student's over log entries; Clopper-Pearson's over groups where all are): most "
-        "groups teach nothing",
-    ),
-    Threshold(
-        id="no-advantage-error",
-        value=0.9,
-        comparator=">",
-        source="the same: next to no group teaches anything",
-    ),
-    Threshold(
-        id="entropy-collapse-ratio",
-        value=0.1,
-        comparator="<",
-        source="mean entropy at the end over that at the start; a healthy run ends at a third",
-    ),
-    Threshold(
-        id="entropy-collapse-distinct",
-        value=0.5,
-        comparator=">=",
-        source="share of late groups whose completions are all the same",
-    ),
-    Threshold(
-        id="sampler-mismatch-warn",
-        value=0.02,
-        comparator=">",
-        source="mean |log-probability| difference in nats between sampler and trainer; about .012 "
-        "is ordinary for vLLM",
-    ),
-    Threshold(
-        id="sampler-mismatch-error",
-        value=0.1,
-        comparator=">",
-        source="the same: eight times the ordinary",
-    ),
-    Threshold(
-        id="kl-at-start",
-        value=5e-4,
-        comparator=">",
-        source="nats; the first step's KL to the policy it starts from is 0 up to rounding; a "
-        "PiSSA run measured against its residual base logged 8.7e-4",
-    ),
-    Threshold(
-        id="completions-truncated",
-        value=0.5,
-        comparator=">",
-        source="share of late completions at the length limit: most rewards are of cut answers",
-    ),
-)
-_CUT = {t.id: t.value for t in THRESHOLDS}
+_CUT = DEFAULT
 _SOURCE = "the trainer's log"
 
 

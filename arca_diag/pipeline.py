@@ -23,11 +23,10 @@ from arca_diag.inputs.rollouts.tokenise import prompt_ids
 from arca_diag.inputs.runs import find_run
 from arca_diag.inputs.selection import Selection, default_window, group_entries, select
 from arca_diag.inputs.updates import layer_updates
-from arca_diag.lint import THRESHOLDS as LINT_THRESHOLDS
 from arca_diag.lint import lint
-from arca_diag.logs import THRESHOLDS as LOG_THRESHOLDS
 from arca_diag.logs import log_findings
 from arca_diag.measurements import measure
+from arca_diag.measurements.evidence import Evidence
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
 from arca_diag.replay.adapted import AdaptedModel, load_adapted
@@ -36,6 +35,7 @@ from arca_diag.replay.forward import replay
 from arca_diag.replay.generate import sample_completions
 from arca_diag.report.charts import render_charts
 from arca_diag.results import SCHEMA_VERSION, Report
+from arca_diag.thresholds import DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,15 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     tokens, trajectories = tables.judge(
         tokens, members, epsilon=config.epsilon, sharpening=config.sharpening
     )
+    evidence = Evidence(
+        tokens=tokens,
+        trajectories=trajectories,
+        rollouts=rollouts,
+        steps=steps,
+        sharpening=config.sharpening,
+        epsilon=config.epsilon,
+        seed=config.seed,
+    )
     verdicts = verdict.judge_regimes(trajectories, rollouts)
     faithful = fidelity.judge_fidelity(
         tokens,
@@ -123,7 +132,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         reference=describe.describe_reference(inputs.reference),
         rollouts=describe.describe_rollouts(inputs, selection),
         replay_fidelity=faithful,
-        measurements=measure(tokens, trajectories, rollouts, steps, config.sharpening),
+        measurements=measure(evidence),
         verdicts=verdicts,
         findings=findings.together(
             findings.input_findings(inputs, selection),
@@ -136,12 +145,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
             findings.inert_findings(verdicts, inputs.reference),
             fidelity.mismatch_findings(faithful),
         ),
-        thresholds=[
-            *verdict.THRESHOLDS,
-            *fidelity.THRESHOLDS,
-            *LINT_THRESHOLDS,
-            *LOG_THRESHOLDS,
-        ],
+        thresholds=list(DEFAULT),
         files={},
     )
     frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)
@@ -166,13 +170,22 @@ def _judge_saved(
         tokens, members, epsilon=config.epsilon, sharpening=config.sharpening
     )
     steps = {c.name: c.step for c in before.run.checkpoints if c.measured}
+    evidence = Evidence(
+        tokens=tokens,
+        trajectories=trajectories,
+        rollouts=rollouts,
+        steps=steps,
+        sharpening=config.sharpening,
+        epsilon=config.epsilon,
+        seed=config.seed,
+    )
     provenance = before.provenance.model_copy(
         update={"options": before.provenance.options | asked, "seed": config.seed}
     )
     report = before.model_copy(
         update={
             "provenance": provenance,
-            "measurements": measure(tokens, trajectories, rollouts, steps, config.sharpening),
+            "measurements": measure(evidence),
             "verdicts": verdict.judge_regimes(trajectories, rollouts),
         }
     )

@@ -88,6 +88,16 @@ ROLLOUTS = pa.schema(
         ("completion_text", pa.string()),
     ]
 )
+#: The same tokens again, under another rounding: what the signals would be from that alone.
+NOISE = pa.schema(
+    [
+        ("checkpoint", pa.string()),
+        ("rollout_id", pa.string()),
+        ("replica", pa.string()),
+        ("position", pa.int32()),
+        *((name, pa.float64()) for name in SIGNAL_NAMES),
+    ]
+)
 _CELLS = 2_000_000  # padded cells judged at once: bounds memory, moves no number
 
 

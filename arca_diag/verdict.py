@@ -6,7 +6,6 @@ cuts on e^ are those of a gamma distribution with that Gini, .15 and .85 mark "h
 left". A checkpoint has a regime when surely more than half of its completions have it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,43 +13,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from arca_diag.diagnostics.uncertainty import Estimate, cluster_share, clusters_more
-from arca_diag.results import SettledBy, Share, Threshold, Verdict, View
-
-_POSTER = "the ARCA author's poster shades Gini .25 to .60 as the useful middle"
-_GAMMA = "e^ of a gamma distribution whose Gini is the cut beside it"
-_LITTLE_LEFT = "hardly anything left of the other side"
-
-THRESHOLDS = (
-    Threshold(id="gini-uniform", value=0.15, comparator="<=", source=_LITTLE_LEFT),
-    Threshold(id="gini-leaning-uniform", value=0.25, comparator="<", source=_POSTER),
-    Threshold(id="gini-leaning-sparse", value=0.60, comparator=">", source=_POSTER),
-    Threshold(id="gini-sparse", value=0.85, comparator=">=", source=_LITTLE_LEFT),
-    Threshold(id="effn-uniform", value=0.93, comparator=">=", source=_GAMMA),
-    Threshold(id="effn-leaning-uniform", value=0.83, comparator=">", source=_GAMMA),
-    Threshold(id="effn-leaning-sparse", value=0.38, comparator="<", source=_GAMMA),
-    Threshold(id="effn-sparse", value=0.12, comparator="<=", source=_GAMMA),
-    Threshold(
-        id="tokens-short",
-        value=5,
-        comparator="<",
-        source="below T = 5 structureless (exponential) scores reach G^ >= .85 more than 1% "
-        "of the time",
-    ),
-    Threshold(
-        id="share-majority",
-        value=0.5,
-        comparator=">",
-        source="a regime is what more than half of the completions have, lower limit of the 95% "
-        "interval over prompts",
-    ),
-    Threshold(
-        id="clusters-least",
-        value=8,
-        comparator=">=",
-        source="Student intervals of shares hold their level from 8 clusters on (simulated: wrong "
-        "calls .024 to .035 at 8 to 32 clusters of 8, nominal .025)",
-    ),
-)
+from arca_diag.results import SettledBy, Share, Verdict, View
+from arca_diag.thresholds import DEFAULT, Cuts
 
 CLASSES = ("uniform", "leaning-uniform", "middle", "leaning-sparse", "sparse")
 SHORT = "short"
@@ -72,15 +36,13 @@ REGIMES = {
 #: Those that share no completion and together hold all: the sides of `mixed`.
 _SIDES = (NO_SIGNAL, "leaning-sparse", "leaning-uniform", "middle")
 
-_COMPARE = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
-
 
 def classify(
     gini_corrected: Float[np.ndarray, " completion"],
     effn_corrected: Float[np.ndarray, " completion"],
     n_tokens: Int[np.ndarray, " completion"],
     no_signal: Bool[np.ndarray, " completion"],
-    thresholds: tuple[Threshold, ...] = THRESHOLDS,
+    cuts: Cuts = DEFAULT,
 ) -> np.ndarray:
     """Name the class of each completion.
 
@@ -94,37 +56,32 @@ def classify(
         effn_corrected: e^ in [0, 1], NaN where undefined.
         n_tokens: Counted tokens T.
         no_signal: True where all counted raw scores are zero.
-        thresholds: The cuts, by id.
+        cuts: Those in force.
 
     Returns:
         An object array of class names and None.
     """
-    by_gini = _side("gini", gini_corrected, thresholds)
-    by_effn = _side("effn", effn_corrected, thresholds)
+    by_gini = _side("gini", gini_corrected, cuts)
+    by_effn = _side("effn", effn_corrected, cuts)
     milder = np.where(np.abs(by_gini) <= np.abs(by_effn), by_gini, by_effn)
     milder = np.where(by_gini * by_effn <= 0, 0, milder)
 
     named = np.array(CLASSES, dtype=object)[milder + 2]
     named[np.isnan(gini_corrected) | np.isnan(effn_corrected)] = None  # never "middle"
-    named[_passed("tokens-short", n_tokens, thresholds)] = SHORT
+    named[cuts.passed("tokens-short", n_tokens)] = SHORT
     named[no_signal] = NO_SIGNAL
     named[n_tokens < 2] = None
     return named
 
 
-def _passed(name: str, values: np.ndarray, thresholds: Sequence[Threshold]) -> np.ndarray:
-    cut = next(t for t in thresholds if t.id == name)
-    return np.asarray(_COMPARE[cut.comparator](values, cut.value))
-
-
-def _side(prefix: str, values: np.ndarray, thresholds: Sequence[Threshold]) -> np.ndarray:
+def _side(prefix: str, values: np.ndarray, cuts: Cuts) -> np.ndarray:
     """-2 uniform, -1 leaning-uniform, 0 middle, 1 leaning-sparse, 2 sparse.
 
     A cut that is passed implies the milder one of its side, so the passed cuts add up.
     """
 
     def passed(name: str) -> np.ndarray:
-        return _passed(f"{prefix}-{name}", values, thresholds).astype(int)
+        return np.asarray(cuts.passed(f"{prefix}-{name}", values)).astype(int)
 
     return (
         passed("leaning-sparse") + passed("sparse") - passed("leaning-uniform") - passed("uniform")
@@ -134,7 +91,7 @@ def _side(prefix: str, values: np.ndarray, thresholds: Sequence[Threshold]) -> n
 def judge_regimes(
     trajectories: pd.DataFrame,
     rollouts: pd.DataFrame,
-    thresholds: tuple[Threshold, ...] = THRESHOLDS,
+    cuts: Cuts = DEFAULT,
 ) -> list[Verdict]:
     """The regime of every checkpoint, view, signal and sharpening that has completions.
 
@@ -147,7 +104,7 @@ def judge_regimes(
     Args:
         trajectories: A row a completion, checkpoint, signal and sharpening.
         rollouts: For each completion its cluster (prompt) and the hash of its ids.
-        thresholds: The cuts, by id.
+        cuts: Those in force.
     """
     known = rollouts.set_index("rollout_id")[["cluster", "completion"]]
     out = []
@@ -162,14 +119,14 @@ def judge_regimes(
             classed = (part["class"].notna() & (part["class"] != SHORT)).to_numpy(bool)
             used = part[classed]
             ids = known.loc[used["rollout_id"]]
-            found = _regime(classes[classed], ids["cluster"].to_numpy(object), thresholds)
+            found = _regime(classes[classed], ids["cluster"].to_numpy(object), cuts)
             regime, settled_by = found.regime, found.settled_by
             short = int((classes == SHORT).sum())
             if used.empty:
                 regime = INCONCLUSIVE if short else UNDEFINED
                 settled_by = _NOTHING_CLASSED if short else None
             sides = [
-                _side(prefix, used[f"{prefix}_corrected"].to_numpy(float), thresholds)
+                _side(prefix, used[f"{prefix}_corrected"].to_numpy(float), cuts)
                 for prefix in ("gini", "effn")
             ]
             out.append(
@@ -207,12 +164,9 @@ class _Regime:
     settled_by: SettledBy | None
 
 
-def _regime(
-    classes: np.ndarray, clusters: np.ndarray, thresholds: tuple[Threshold, ...]
-) -> _Regime:
+def _regime(classes: np.ndarray, clusters: np.ndarray, cuts: Cuts) -> _Regime:
     """The regime of completions that all have a class."""
-    cut = {t.id: t.value for t in thresholds}
-    half, least = cut["share-majority"], int(cut["clusters-least"])
+    half, least = cuts["share-majority"], int(cuts["clusters-least"])
     shares = {c: cluster_share(classes == c, clusters) for c in (*CLASSES, NO_SIGNAL)}
     inside = {name: np.isin(classes, members) for name, members in REGIMES.items()}
     held = {name: cluster_share(where, clusters) for name, where in inside.items()}

@@ -18,7 +18,9 @@ from scipy import stats
 from arca_diag import tables
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.selection import Group, Selection
-from arca_diag.measurements import measure
+from arca_diag.measurements.agreement import measure_agreement
+from arca_diag.measurements.concentration import measure_concentration
+from arca_diag.measurements.evidence import Evidence
 from arca_diag.replay.scores import Replayed
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
@@ -511,10 +513,28 @@ def by_key(found: list[Measurement]) -> dict[tuple[Any, ...], Measurement]:
     return keyed
 
 
+def figures_of(
+    tokens: pd.DataFrame,
+    trajectories: pd.DataFrame,
+    rollouts: pd.DataFrame,
+    steps: dict[str, int | None],
+    sharpening: float,
+) -> list[Measurement]:
+    """Those of each signal and of each pair."""
+    evidence = Evidence(
+        tokens=tokens,
+        trajectories=trajectories,
+        rollouts=rollouts,
+        steps=steps,
+        sharpening=sharpening,
+    )
+    return [*measure_concentration(evidence), *measure_agreement(evidence)]
+
+
 def measured(
     frames: Tables, steps: dict[str, int | None] = STEPS, sharpening: float = 1.0
 ) -> dict[tuple[Any, ...], Measurement]:
-    found = measure(frames.tokens, frames.trajectories, frames.rollouts, steps, sharpening)
+    found = figures_of(frames.tokens, frames.trajectories, frames.rollouts, steps, sharpening)
     return by_key(found)
 
 
@@ -630,7 +650,7 @@ def test_a_checkpoint_without_an_own_set_has_on_policy_figures_that_are_null_wit
         epsilon=1e-8,
         sharpening=1.0,
     )
-    found = by_key(measure(tokens, trajectories, rollout_table([item]), steps, 1.0))
+    found = by_key(figures_of(tokens, trajectories, rollout_table([item]), steps, 1.0))
     for signal in SEVEN:
         for name, power in (("mean", None), *((n, 1.0) for n in reference.DIAGNOSTICS)):
             one = found[2, "on-policy", signal, power, name]
@@ -650,7 +670,7 @@ def test_completions_too_short_to_measure_are_null_with_that_reason() -> None:
         epsilon=1e-8,
         sharpening=1.0,
     )
-    found = by_key(measure(tokens, trajectories, rollout_table([item]), steps, 1.0))
+    found = by_key(figures_of(tokens, trajectories, rollout_table([item]), steps, 1.0))
     one = found[2, "on-policy", "surprisal", 1.0, "gini_corrected"]
     assert one.value is None
     assert one.reason == "every completion counts fewer than two tokens"
@@ -673,7 +693,7 @@ def test_a_completion_that_occurs_k_times_counts_k_times() -> None:
             sharpening=1.0,
         )
         figures = trajectories[trajectories["signal"] == "surprisal"].set_index("rollout_id")
-        one = by_key(measure(tokens, trajectories, rollout_table(items), steps, 1.0))[
+        one = by_key(figures_of(tokens, trajectories, rollout_table(items), steps, 1.0))[
             2, "on-policy", "surprisal", 1.0, "gini"
         ]
         found[name] = one
@@ -768,7 +788,7 @@ def test_two_signals_that_cannot_be_compared_are_null_with_the_reason() -> None:
             epsilon=1e-8,
             sharpening=1.0,
         )
-        return by_key(measure(tokens, trajectories, rollout_table([item]), steps, 1.0))
+        return by_key(figures_of(tokens, trajectories, rollout_table([item]), steps, 1.0))
 
     def reason(found: dict[tuple[Any, ...], Measurement], view: str, name: str) -> str | None:
         return found[2, view, "surprisal", "residual", name].reason
@@ -818,7 +838,7 @@ def test_distances_are_the_median_and_the_maximum_over_completions_of_a_known_st
         epsilon=1e-8,
         sharpening=1.0,
     )
-    found = by_key(measure(tokens, trajectories, rollout_table(items), steps, 1.0))
+    found = by_key(figures_of(tokens, trajectories, rollout_table(items), steps, 1.0))
     for name, value in (("step_distance_median", 1.0), ("step_distance_max", 30.0)):
         one = found[10, "fixed-set", None, None, name]
         assert (one.value, one.n_completions, one.n_groups, one.n_tokens) == (value, 5, 4, 40)
@@ -834,7 +854,7 @@ def test_distances_are_unknown_where_a_step_is() -> None:
         epsilon=1e-8,
         sharpening=1.0,
     )
-    found = by_key(measure(tokens, trajectories, rollout_table([item]), steps, 1.0))
+    found = by_key(figures_of(tokens, trajectories, rollout_table([item]), steps, 1.0))
     one = found["adapter", "fixed-set", None, None, "step_distance_max"]
     assert one.value is None
     assert "unknown" in (one.reason or "")

@@ -11,7 +11,8 @@ from arca_diag.credit import credit_weights
 from arca_diag.diagnostics.concentration import effn_corrected, gini_corrected
 from arca_diag.results import Threshold, Verdict
 from arca_diag.signals import entropy_drop
-from arca_diag.verdict import CLASSES, THRESHOLDS, classify, judge_regimes
+from arca_diag.thresholds import DEFAULT, Cuts
+from arca_diag.verdict import CLASSES, classify, judge_regimes
 from tests import reference
 
 CUT = {threshold.id: threshold for threshold in THRESHOLDS}

@@ -13,6 +13,7 @@ from arca_diag.explanations.entry import Explanation
 from arca_diag.explanations.inputs import CHECKPOINTS, MODELS
 from arca_diag.explanations.training import LOG, REPLAY
 from arca_diag.results import Threshold
+from arca_diag.thresholds import DEFAULT
 
 EXPLANATIONS: tuple[Explanation, ...] = (
     *ADAPTERS,
@@ -43,25 +44,9 @@ CLASS_CUTS: dict[str, str] = {
 }
 
 
-def cuts() -> Iterator[Threshold]:
-    """Every cut in the code; modules are imported one by one, those that are quick first."""
-    from arca_diag import lint
-
-    yield from lint.THRESHOLDS
-    from arca_diag import logs
-
-    yield from logs.THRESHOLDS
-    from arca_diag import fidelity
-
-    yield from fidelity.THRESHOLDS
-    from arca_diag import verdict
-
-    yield from verdict.THRESHOLDS
-
-
 def cuts_of(found: Explanation) -> list[Threshold]:
     """The cuts that decide a finding, in its order."""
-    return [next(cut for cut in cuts() if cut.id == name) for name in found.thresholds]
+    return [next(cut for cut in DEFAULT if cut.id == name) for name in found.thresholds]
 
 
 def explain(identity: str) -> Explanation | Threshold:
@@ -88,4 +73,4 @@ def used_by(threshold: str) -> list[str]:
 
 def _known() -> Iterator[Explanation | Threshold]:
     yield from EXPLANATIONS
-    yield from cuts()
+    yield from DEFAULT

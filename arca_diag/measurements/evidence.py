@@ -1,0 +1,156 @@
+"""What figures are taken from: the tables of a result, and the places that a figure can be of."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from arca_diag.diagnostics.uncertainty import cluster_mean
+from arca_diag.results import Measurement, View
+from arca_diag.signals import SIGNAL_NAMES
+from arca_diag.tables import NOISE
+from arca_diag.verdict import NO_SIGNAL
+
+_VIEWS: tuple[tuple[View, Literal["own_set", "fixed_set"]], ...] = (
+    ("on-policy", "own_set"),
+    ("fixed-set", "fixed_set"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One checkpoint in one view.
+
+    Attributes:
+        name: Folder name of the checkpoint.
+        step: Its step, or None.
+        view: Which completions.
+        rows: Those of `Evidence.rows` that are here: a row a completion, signal and sharpening.
+    """
+
+    name: str
+    step: int | None
+    view: View
+    rows: pd.DataFrame
+
+    @property
+    def label(self) -> int | str:
+        """How reports name the checkpoint."""
+        return self.name if self.step is None else self.step
+
+    def of(self, signal: str, sharpening: float) -> pd.DataFrame:
+        """A row a completion, for one signal at one sharpening."""
+        rows = self.rows
+        return rows[(rows["signal"] == signal) & (rows["sharpening"] == sharpening)]
+
+    @property
+    def completions(self) -> pd.DataFrame:
+        """A row a completion, whatever the signal."""
+        return self.of(SIGNAL_NAMES[0], 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The tables of a result and the options that they are judged by.
+
+    Attributes:
+        tokens: As from `tables.judge`.
+        trajectories: As from `tables.judge`.
+        rollouts: As from `tables.rollout_table`.
+        noise: As from `tables.noise_table`; empty where no noise was measured.
+        steps: Name -> step of every measured checkpoint; one without completions in a view has
+            its figures too, null with the reason.
+        sharpening: The configured power; figures are given at 1 too.
+        epsilon: The floor of every score.
+        seed: Of permutations.
+    """
+
+    tokens: pd.DataFrame
+    trajectories: pd.DataFrame
+    rollouts: pd.DataFrame
+    noise: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=NOISE.names))
+    steps: Mapping[str, int | None]
+    sharpening: float = 1.0
+    epsilon: float = 1e-8
+    seed: int = 0
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The trajectories with the prompt of each, in a column `cluster`."""
+        clusters = self.rollouts.set_index("rollout_id")["cluster"]
+        return self.trajectories.assign(cluster=self.trajectories["rollout_id"].map(clusters))
+
+    @cached_property
+    def powers(self) -> tuple[float, ...]:
+        """The sharpenings that figures are given at."""
+        return tuple(sorted({1.0, float(self.sharpening)}))
+
+    def places(self) -> Iterator[Place]:
+        """Every checkpoint in both views, whether or not it has completions there."""
+        for name, step in self.steps.items():
+            at = self.rows[self.rows["checkpoint"] == name]
+            for view, member in _VIEWS:
+                yield Place(name=name, step=step, view=view, rows=at[at[member]])
+
+
+def figure(
+    place: Place,
+    name: str,
+    values: np.ndarray,
+    rows: pd.DataFrame,
+    *,
+    signal: str | None = None,
+    sharpening: float | None = None,
+    against: str | None = None,
+    reason: str | None = None,
+) -> Measurement:
+    """A figure's mean over prompts with its interval, from one value a completion.
+
+    Args:
+        place: Where.
+        name: Of the figure.
+        values: One a completion, NaN where undefined.
+        rows: The completions that the values are of, row for row.
+        signal: Which signal, if any.
+        sharpening: At which power, if any.
+        against: The other signal or checkpoint, where a figure compares two.
+        reason: Why there is none, if no value is defined; else the usual reasons.
+    """
+    defined = ~np.isnan(values)
+    found = cluster_mean(values, rows["cluster"].to_numpy(object))
+    used = rows[defined]
+    return Measurement(
+        checkpoint=place.label,
+        view=place.view,
+        signal=signal,
+        sharpening=sharpening,
+        against=against,
+        name=name,
+        value=known(found.value),
+        low=known(found.low),
+        high=known(found.high),
+        n_clusters=found.n_clusters,
+        n_groups=used["group_id"].nunique(),
+        n_completions=len(used),
+        n_tokens=int(used["n_tokens"].sum()),
+        reason=None if found.n_clusters else reason or why_undefined(place.view, rows),
+    )
+
+
+def known(value: float) -> float | None:
+    """NaN is null in a report."""
+    return None if math.isnan(value) else value
+
+
+def why_undefined(view: View, rows: pd.DataFrame) -> str:
+    """Why a figure of one signal's credit is defined in none of the completions."""
+    if rows.empty:
+        where = "its window of steps" if view == "on-policy" else "the fixed set"
+        return f"no completion in {where}"
+    if (rows["class"] == NO_SIGNAL).any():
+        return "every raw score is exactly zero"
+    return "every completion counts fewer than two tokens"

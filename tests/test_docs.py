@@ -15,7 +15,8 @@ from arca_diag.inputs.rollouts import READERS
 from arca_diag.report.explanation import levels
 from arca_diag.results import ExitCode
 from arca_diag.signals import SIGNALS
-from arca_diag.verdict import CLASSES, NO_SIGNAL, SHORT, THRESHOLDS
+from arca_diag.thresholds import REGIME_THRESHOLDS
+from arca_diag.verdict import CLASSES, NO_SIGNAL, SHORT
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -107,7 +108,7 @@ def test_every_exit_code_has_its_row() -> None:
     assert codes == {int(code) for code in ExitCode}
 
 
-@pytest.mark.parametrize("threshold", THRESHOLDS, ids=lambda t: t.id)
+@pytest.mark.parametrize("threshold", REGIME_THRESHOLDS, ids=lambda t: t.id)
 def test_every_cut_in_the_readme_is_the_one_in_the_code(threshold) -> None:
     side, _, name = threshold.id.partition("-")
     if side == "tokens":

@@ -12,13 +12,20 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from arca_diag import fidelity, lint, logs, verdict
+from arca_diag import explanations
 from arca_diag.cli import app
 from arca_diag.errors import ArcaError
-from arca_diag.explanations import CLASS_CUTS, EXPLANATIONS, cuts, explain, used_by
+from arca_diag.explanations import CLASS_CUTS, EXPLANATIONS, explain, used_by
 from arca_diag.report.explanation import print_explanation, print_list, render_explanation
 from arca_diag.report.words import finding_lines
 from arca_diag.results import Finding
+from arca_diag.thresholds import (
+    ADAPTER_THRESHOLDS,
+    DEFAULT,
+    FIDELITY_THRESHOLDS,
+    LOG_THRESHOLDS,
+    REGIME_THRESHOLDS,
+)
 from arca_diag.verdict import CLASSES, SHORT
 from tests.test_docs import finding_ids
 
@@ -26,7 +33,7 @@ PACKAGE = Path(__file__).parents[1] / "arca_diag"
 RULES = ("findings", "lint", "logs", "fidelity")
 LEVELS = ("error", "warn", "note")
 IDS = [e.id for e in EXPLANATIONS]
-CUTS = (*verdict.THRESHOLDS, *fidelity.THRESHOLDS, *lint.THRESHOLDS, *logs.THRESHOLDS)
+CUTS = tuple(DEFAULT)
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -90,10 +97,9 @@ def test_the_levels_are_those_that_the_rules_give() -> None:
 
 
 def test_every_cut_in_the_code_decides_a_finding_or_a_class_and_no_other_is_named() -> None:
-    assert list(map(repr, sorted(cuts(), key=repr))) == sorted(map(repr, CUTS))
     named = {name for e in EXPLANATIONS for name in e.thresholds} | set(CLASS_CUTS)
     assert named == {cut.id for cut in CUTS}
-    assert set(CLASS_CUTS) == {cut.id for cut in verdict.THRESHOLDS}
+    assert set(CLASS_CUTS) == {cut.id for cut in REGIME_THRESHOLDS}
 
 
 def test_a_cut_of_a_class_names_that_class() -> None:
@@ -107,9 +113,16 @@ def test_a_cut_of_a_class_names_that_class() -> None:
             assert named == {SHORT}
 
 
-@pytest.mark.parametrize("module", ["lint", "logs", "fidelity"])
-def test_a_finding_names_the_cuts_of_the_module_that_gives_it(module) -> None:
-    own = {cut.id for cut in {"lint": lint, "logs": logs, "fidelity": fidelity}[module].THRESHOLDS}
+@pytest.mark.parametrize(
+    ("module", "thresholds"),
+    [
+        ("lint", ADAPTER_THRESHOLDS),
+        ("logs", LOG_THRESHOLDS),
+        ("fidelity", FIDELITY_THRESHOLDS),
+    ],
+)
+def test_a_finding_names_the_cuts_of_the_module_that_gives_it(module, thresholds) -> None:
+    own = {cut.id for cut in thresholds}
     source = (PACKAGE / f"{module}.py").read_text("utf-8")
     for explanation in EXPLANATIONS:
         if own & set(explanation.thresholds):
@@ -129,8 +142,7 @@ def test_the_cuts_that_are_printed_are_those_in_the_code(explanation) -> None:
 
 
 def test_a_changed_cut_is_printed_changed(monkeypatch) -> None:
-    moved = lint.THRESHOLDS[0].model_copy(update={"value": 0.625})
-    monkeypatch.setattr(lint, "THRESHOLDS", (moved,))
+    monkeypatch.setattr(explanations, "DEFAULT", DEFAULT.replaced({"layer-dominates": 0.625}))
     found = next(e for e in EXPLANATIONS if e.id == "layer-dominates")
     assert "layer-dominates > 0.625" in render_explanation(found).plain
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import special, stats
 
-from arca_diag import fidelity
 from arca_diag.fidelity import Logged, judge_fidelity, mismatch_findings
 from arca_diag.results import Fidelity
+from arca_diag.thresholds import FIDELITY_THRESHOLDS
 from tests.inputs import entry, rollout
 
 STEP = 7
@@ -442,7 +442,7 @@ class TestFinding:
 
 
 def test_every_cut_is_used():
-    names = {t.id for t in fidelity.THRESHOLDS}
+    names = {t.id for t in FIDELITY_THRESHOLDS}
     assert names == {
         f"fidelity-{what}-{how}"
         for what, how in (

@@ -21,9 +21,10 @@ from arca_diag.findings import together
 from arca_diag.inputs.adapters import Adapter, open_adapter, read_adapter
 from arca_diag.inputs.layouts import Checkpoint
 from arca_diag.inputs.updates import layer_updates
-from arca_diag.lint import RULES, THRESHOLDS, LintContext
+from arca_diag.lint import RULES, LintContext
 from arca_diag.lint import lint as told_of
 from arca_diag.results import Finding
+from arca_diag.thresholds import ADAPTER_THRESHOLDS
 from tests.conftest import ROOT
 from tests.inputs import edit_json, write_adapter
 
@@ -502,7 +503,7 @@ class TestLayers:
         assert told(self.dominated(tmp_path, 0.9, layers, target_modules=targets)) == {}
 
     def test_the_cut_is_data(self):
-        (cut,) = THRESHOLDS
+        (cut,) = ADAPTER_THRESHOLDS
         assert (cut.id, cut.value, cut.comparator) == ("layer-dominates", 0.5, ">")
         assert cut.source
 

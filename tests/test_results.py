@@ -27,7 +27,7 @@ from arca_diag.results import (
     published_schema,
     report_schema,
 )
-from arca_diag.verdict import THRESHOLDS
+from arca_diag.thresholds import DEFAULT
 
 
 def measurement(**given: Any) -> Measurement:
@@ -151,7 +151,7 @@ def report(**given: Any) -> Report:
         "measurements": [measurement()],
         "verdicts": [verdict()],
         "findings": [finding()],
-        "thresholds": list(THRESHOLDS),
+        "thresholds": list(DEFAULT),
         "files": {"report.json": None, "tokens.parquet": "00" * 32},
     }
     return Report(**(fields | given))

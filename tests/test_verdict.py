@@ -9,13 +9,13 @@ from scipy import optimize, special
 
 from arca_diag.credit import credit_weights
 from arca_diag.diagnostics.concentration import effn_corrected, gini_corrected
-from arca_diag.results import Threshold, Verdict
+from arca_diag.results import Verdict
 from arca_diag.signals import entropy_drop
-from arca_diag.thresholds import DEFAULT, Cuts
+from arca_diag.thresholds import DEFAULT, REGIME_THRESHOLDS, Cuts
 from arca_diag.verdict import CLASSES, classify, judge_regimes
 from tests import reference
 
-CUT = {threshold.id: threshold for threshold in THRESHOLDS}
+CUT = {threshold.id: threshold for threshold in REGIME_THRESHOLDS}
 
 #: A figure that names each class, one well inside every row of METHOD's table.
 GINI = dict(zip(CLASSES, (0.10, 0.20, 0.40, 0.70, 0.90), strict=True))
@@ -28,7 +28,7 @@ def class_of(
     n_tokens: int = 10,
     *,
     no_signal: bool = False,
-    thresholds: tuple[Threshold, ...] = THRESHOLDS,
+    cuts: Cuts = DEFAULT,
 ) -> str | None:
     """The class of one completion."""
     found = classify(
@@ -36,7 +36,7 @@ def class_of(
         np.array([effn]),
         np.array([n_tokens]),
         np.array([no_signal]),
-        thresholds,
+        cuts,
     )
     assert found.shape == (1,)
     return found[0]
@@ -49,10 +49,6 @@ def by_gini(gini: float) -> str | None:
 
 def by_effn(effn: float) -> str | None:
     return class_of(GINI["uniform"] if effn > 0.6 else GINI["sparse"], effn)
-
-
-def with_cut(name: str, value: float) -> tuple[Threshold, ...]:
-    return tuple(t.model_copy(update={"value": value}) if t.id == name else t for t in THRESHOLDS)
 
 
 def above(x: float) -> float:
@@ -172,12 +168,6 @@ class TestUndefined:
 
 
 class TestThresholdsAreData:
-    def test_ids_are_unique(self):
-        assert len(CUT) == len(THRESHOLDS)
-
-    def test_each_says_where_it_comes_from(self):
-        assert all(threshold.source.strip() for threshold in THRESHOLDS)
-
     @pytest.mark.parametrize(
         ("name", "value", "gini", "effn", "before", "after"),
         [
@@ -194,23 +184,24 @@ class TestThresholdsAreData:
     )
     def test_another_value_changes_the_class(self, name, value, gini, effn, before, after):
         assert class_of(gini, effn) == before
-        assert class_of(gini, effn, thresholds=with_cut(name, value)) == after
+        assert class_of(gini, effn, cuts=DEFAULT.replaced({name: value})) == after
 
     def test_another_comparator_changes_the_class(self):
-        strict = tuple(
+        strict = Cuts(
             t.model_copy(update={"comparator": ">"}) if t.id == "gini-sparse" else t
-            for t in THRESHOLDS
+            for t in DEFAULT
         )
         assert class_of(0.85, 0.05) == "sparse"
-        assert class_of(0.85, 0.05, thresholds=strict) == "leaning-sparse"
+        assert class_of(0.85, 0.05, cuts=strict) == "leaning-sparse"
 
     def test_every_cut_is_used(self):
-        def judged(thresholds: tuple[Threshold, ...]) -> tuple[str | None, Verdict]:
-            return class_of(0.4, 0.6, thresholds=thresholds), verdict_of("m", thresholds=thresholds)
+        def judged(cuts: Cuts) -> tuple[str | None, Verdict]:
+            return class_of(0.4, 0.6, cuts=cuts), verdict_of("m", cuts=cuts)
 
+        judged(Cuts(REGIME_THRESHOLDS))
         for name in CUT:
-            without = tuple(t for t in THRESHOLDS if t.id != name)
-            with pytest.raises((StopIteration, KeyError)):
+            without = Cuts(t for t in REGIME_THRESHOLDS if t.id != name)
+            with pytest.raises(KeyError):
                 judged(without)
 
 
@@ -279,7 +270,7 @@ LETTERS = {
 }
 
 
-def verdict_of(*clusters: str, thresholds: tuple[Threshold, ...] = THRESHOLDS) -> Verdict:
+def verdict_of(*clusters: str, cuts: Cuts = DEFAULT) -> Verdict:
     """The verdict on completions given as letters, a text a prompt."""
     rows, ids = [], []
     for prompt, letters in enumerate(clusters):
@@ -302,7 +293,7 @@ def verdict_of(*clusters: str, thresholds: tuple[Threshold, ...] = THRESHOLDS) -
                 }
             )
             ids.append({"rollout_id": f"{prompt}/{place}", "cluster": prompt, "completion": letter})
-    (found,) = judge_regimes(pd.DataFrame(rows), pd.DataFrame(ids), thresholds)
+    (found,) = judge_regimes(pd.DataFrame(rows), pd.DataFrame(ids), cuts)
     return found
 
 
@@ -427,4 +418,4 @@ class TestRegimes:
     def test_the_cuts_are_data(self, name, value, regime):
         clusters = ["ssss"] * 8
         assert verdict_of(*clusters).regime == "sparse"
-        assert verdict_of(*clusters, thresholds=with_cut(name, value)).regime == regime
+        assert verdict_of(*clusters, cuts=DEFAULT.replaced({name: value})).regime == regime

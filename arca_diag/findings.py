@@ -271,7 +271,27 @@ def together(*lists: Iterable[Finding]) -> list[Finding]:
         else:
             rest.append(finding)
     order = ("error", "warn", "note")
-    return sorted([*kept.values(), *rest], key=lambda f: order.index(f.level))
+    return folded(sorted([*kept.values(), *rest], key=lambda f: order.index(f.level)))
+
+
+def folded(findings: list[Finding]) -> list[Finding]:
+    """The findings with their consequences named: those of a checkpoint that say what caused them."""
+    consequences: dict[tuple[str, object], list[str]] = {}
+    for finding in findings:
+        if finding.caused_by is not None:
+            consequences.setdefault((finding.caused_by, finding.checkpoint), []).append(finding.id)
+    return [
+        f
+        if f.signal is not None
+        else f.model_copy(
+            update={
+                "cause_of": list(
+                    dict.fromkeys([*f.cause_of, *consequences.get((f.id, f.checkpoint), [])])
+                )
+            }
+        )
+        for f in findings
+    ]
 
 
 def _generated(inputs: Inputs) -> list[Finding]:

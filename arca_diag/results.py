@@ -311,6 +311,16 @@ class Finding(_Part):
     source: str
 
 
+class Skipped(_Part):
+    """Something that was not judged, and what that needs. Unknown is not clean."""
+
+    id: str
+    checkpoint: int | str | None
+    view: View | None
+    signal: str | None
+    reason: str
+
+
 class Threshold(_Part):
     """A cut as data: `value comparator` decides, `source` says where the number comes from."""
 
@@ -335,6 +345,7 @@ class Report(_Part):
     measurements: list[Measurement]
     verdicts: list[Verdict]
     findings: list[Finding]
+    skipped: list[Skipped] = []
     thresholds: list[Threshold]
     files: dict[str, str | None] = Field(
         description="Files of the result folder and their SHA-256 (null for report.json itself)."

@@ -6,7 +6,7 @@ those it was judged by, and `[thresholds]` in the configuration gives other valu
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from arca_diag.results import Threshold
 
@@ -55,17 +55,52 @@ REGIME_THRESHOLDS = (
 
 CAUSE_THRESHOLDS = (
     Threshold(
+        id="noise-share",
+        value=0.1,
+        comparator=">=",
+        source="what rounding alone makes of a signal, over the signal; a tenth moves its G^ by up "
+        "to about a tenth",
+    ),
+    Threshold(
+        id="inert-noise",
+        value=0.5,
+        comparator=">=",
+        source="the noise of a residual that is nothing but rounding is as large as itself; half "
+        "of it is more than any adapter that acts can be",
+    ),
+    Threshold(
+        id="short-share",
+        value=0.5,
+        comparator=">",
+        source="share of completions under `tokens-short` counted tokens: most cannot be judged",
+    ),
+    Threshold(
         id="floor-share",
         value=0.5,
         comparator=">",
         source="more than half of the credit is epsilon, which is the same for every token",
     ),
     Threshold(
-        id="noise-share",
+        id="structural-excess",
+        value=0.05,
+        comparator="<",
+        source="G^ of entropy reduction over that of the same entropies in random order; an "
+        "equivalence margin of a third of the width of the class `leaning-sparse`",
+    ),
+    Threshold(
+        id="inherited-tv",
         value=0.1,
-        comparator=">=",
-        source="noise of a tenth of a signal moves its G^ by up to a tenth of a class; measured: a "
-        "bfloat16 replay that hid a residual had a ratio near 10, one that did not .03",
+        comparator="<",
+        source="total variation of the weights from the reference's: nine tenths of the credit "
+        "are where the base alone puts them; real runs had .02 to .08 in their first steps and "
+        ".2 to .65 later",
+    ),
+    Threshold(
+        id="agnostic-share",
+        value=0.5,
+        comparator=">",
+        source="the kind or place of a token, learned on other prompts, goes more than half of "
+        "the way from even credit to this one",
     ),
 )
 
@@ -242,6 +277,10 @@ class Cuts:
         """Where values, a number or an array, are past a cut. NaN is past none."""
         cut = self._cuts[name]
         return _COMPARE[cut.comparator](values, cut.value)
+
+    def side(self, name: str) -> Literal["above", "below"]:
+        """Which side of a cut is past it."""
+        return "above" if self._cuts[name].comparator.startswith(">") else "below"
 
     def replaced(self, values: Mapping[str, float]) -> "Cuts":
         """These cuts with other values for some; the source says so.

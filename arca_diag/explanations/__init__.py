@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from arca_diag.errors import ArcaError
 from arca_diag.explanations.adapters import ADAPTERS
 from arca_diag.explanations.completions import COMPLETIONS
+from arca_diag.explanations.credit import CREDIT
 from arca_diag.explanations.entry import Explanation
 from arca_diag.explanations.inputs import CHECKPOINTS, MODELS
 from arca_diag.explanations.training import LOG, REPLAY
@@ -22,6 +23,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     *REPLAY,
     *LOG,
     *COMPLETIONS,
+    *CREDIT,
 )
 
 _BY_GINI = "G^ names the class `{}` of a completion; e^ names one too, and the milder holds"

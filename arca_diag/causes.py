@@ -1,0 +1,358 @@
+"""Why a signal's credit looks as it does: each cause with its own evidence and its own cut.
+
+Concentration alone is no fault: a signal may rightly sit on the one token that matters. So every
+regime is asked what made it so. A rule reads figures that are measured already, with intervals
+over prompts, and a cause holds where the interval is past its cut, not the point. Checkpoints
+times signals are many questions: within one cause and view the p-values are held by Holm's
+procedure together (`family`), so that a call anywhere among them is wrong as rarely as one alone.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from arca_diag.diagnostics.multiplicity import holm, one_sided_p
+from arca_diag.results import Measurement, SettledBy, Skipped, Verdict
+from arca_diag.thresholds import Cuts
+from arca_diag.verdict import INCONCLUSIVE, NO_SIGNAL, UNDEFINED
+
+#: Signals that are zero where the adapter does nothing.
+ADAPTER_SIGNALS = ("residual", "relative_residual", "divergence", "kl_exact")
+#: Signals that the reference has too.
+REFERENCE_SIGNALS = ("surprisal", "entropy", "entropy_reduction")
+#: Chance of a wrong call that a cause may have, one-sided: that of a limit of a 95% interval.
+ALPHA = 0.025
+
+_OTHER_BATCH, _FLOAT32 = "other-batch", "float32"
+
+Key = tuple[int | str, str, str, str | None, float | None, str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One signal at one checkpoint in one view, with every figure of the report at hand.
+
+    Attributes:
+        verdict: Its regime at the sharpening that is asked about.
+        plain: The same at sharpening 1.
+        residual: The residual's verdict at the same place.
+        figures: Every measurement, by what it is of.
+        cuts: Those in force.
+    """
+
+    verdict: Verdict
+    plain: Verdict
+    residual: Verdict | None
+    figures: Mapping[Key, Measurement]
+    cuts: Cuts
+
+    def figure(
+        self,
+        name: str,
+        *,
+        signal: str | None = "",
+        sharpening: float | None = None,
+        against: str | None = None,
+    ) -> Measurement | None:
+        """A figure of this place, of this case's own signal unless another is named."""
+        of = self.verdict.signal if signal == "" else signal
+        v = self.verdict
+        return self.figures.get((v.checkpoint, v.view, name, of, sharpening, against))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Test:
+    """A cause that was asked for: the figure that decides, and the p-value that it is not so."""
+
+    evidence: dict[str, Any]
+    p: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A cause that holds for a signal at a checkpoint in a view."""
+
+    id: str
+    verdict: Verdict
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Verdicts with their causes, the evidence of each, and what could not be asked."""
+
+    verdicts: list[Verdict]
+    held: list[Held]
+    skipped: list[Skipped]
+
+
+def adapter_inert(case: Case) -> Test | str | None:
+    """The adapter's own signals are exactly zero, or nothing but rounding.
+
+    Exact zeros are facts and need no minimum. The noise of a residual that is all rounding is as
+    large as itself; that is asked in the precision that is taken for the truth, float32 or above.
+    """
+    if case.verdict.signal not in ADAPTER_SIGNALS or case.residual is None:
+        return None
+    if _hidden_by_precision(case):
+        return None
+    if case.residual.regime == NO_SIGNAL:
+        return Test(evidence={"residual_zero_tokens": case.residual.n_tokens}, p=0.0)
+    if case.figure("noise_share", signal="residual", against=_FLOAT32) is not None:
+        return None
+    return _past(
+        case,
+        case.figure("noise_share", signal="residual", against=_OTHER_BATCH),
+        "inert-noise",
+        "residual_noise_share",
+    )
+
+
+def numeric_noise(case: Case) -> Test | str | None:
+    """Rounding alone is a tenth of the signal or more: no figure of it says anything."""
+    found = [
+        figure
+        for against in (_FLOAT32, _OTHER_BATCH)
+        if (figure := case.figure("noise_share", against=against)) and figure.value is not None
+    ]
+    if not found:
+        figure = case.figure("noise_share", against=_OTHER_BATCH)
+        return "no noise was measured" if figure is None else figure.reason
+    worst = max(found, key=lambda figure: figure.value or 0.0)
+    return _past(case, worst, "noise-share", f"noise_share_{worst.against}")
+
+
+def completions_short(case: Case) -> Test | str | None:
+    """Most completions are too short for any cut to mean something."""
+    return _past(case, case.figure("short_share", signal=None), "short-share", "short_share")
+
+
+def credit_floor(case: Case) -> Test | str | None:
+    """Most of the credit is epsilon, which is the same for every token."""
+    return _past(case, case.figure("floor_share"), "floor-share", "floor_share")
+
+
+def sharpening_only(case: Case) -> Test | str | None:
+    """The regime is the power's: at s = 1 it surely is another."""
+    verdict, plain = case.verdict, case.plain
+    settled = {INCONCLUSIVE, UNDEFINED}.isdisjoint((verdict.regime, plain.regime))
+    if verdict.sharpening == 1 or not settled or verdict.regime == plain.regime:
+        return None
+    return Test(
+        evidence={
+            "sharpening": verdict.sharpening,
+            "regime": verdict.regime,
+            "regime_at_1": plain.regime,
+        },
+        p=0.0,  # both regimes are calls of their own, with intervals
+    )
+
+
+def credit_structural(case: Case) -> Test | str | None:
+    """The level is what the signal's construction gives: entropy reduction is 0 at every rise."""
+    if case.verdict.signal != "entropy_reduction":
+        return None
+    figure = case.figure("structural_excess", sharpening=case.verdict.sharpening)
+    return _past(case, figure, "structural-excess", "structural_excess")
+
+
+def credit_inherited(case: Case) -> Test | str | None:
+    """The profile is the base's: the same weights come out under the reference.
+
+    Asked only where the policy has moved: an adapter that moves nothing inherits everything.
+    """
+    if case.verdict.signal not in REFERENCE_SIGNALS:
+        return None
+    moved = case.figure("noise_share", signal="kl_exact", against=_FLOAT32) or case.figure(
+        "noise_share", signal="kl_exact", against=_OTHER_BATCH
+    )
+    if moved is None or moved.high is None:
+        return "it is not known whether kl_exact is above its noise floor"
+    if not moved.high < case.cuts["noise-share"]:
+        return "kl_exact is not surely above its noise floor: the policy may not have moved"
+    figure = case.figure("inherited_tv", sharpening=case.verdict.sharpening)
+    return _past(case, figure, "inherited-tv", "inherited_tv")
+
+
+def credit_task_agnostic(case: Case) -> Test | str | None:
+    """What kind of token it is, or where it stands, gives the credit whatever the task.
+
+    Of types, classes and positions the one that explains most decides; its p-value is held for
+    the three that were looked at.
+    """
+    sharpening = case.verdict.sharpening
+    tests: list[Test] = []
+    reason: str | None = None
+    for by in ("type", "class", "position"):
+        figure = case.figure(f"{by}_explained", sharpening=sharpening)
+        null = case.figure(f"{by}_explained_null", sharpening=sharpening)
+        found = _past(case, figure, "agnostic-share", f"{by}_explained")
+        if isinstance(found, str):
+            reason = found
+        if not isinstance(found, Test) or null is None or null.high is None:
+            continue
+        found.evidence["by"] = by
+        found.evidence["null_high"] = null.high
+        above = figure is not None and figure.value is not None and figure.value > null.high
+        tests.append(found if above else Test(evidence=found.evidence, p=1.0))
+    if not tests:
+        return reason
+    best = min(tests, key=lambda test: test.p)
+    return Test(evidence=best.evidence, p=min(1.0, best.p * 3))
+
+
+#: Root causes first: what holds earlier makes what comes later its consequence.
+CAUSES: tuple[tuple[str, Callable[[Case], Test | str | None]], ...] = (
+    ("adapter-inert", adapter_inert),
+    ("completions-short", completions_short),
+    ("numeric-noise", numeric_noise),
+    ("credit-floor", credit_floor),
+    ("sharpening-only", sharpening_only),
+    ("credit-structural", credit_structural),
+    ("credit-inherited", credit_inherited),
+    ("credit-task-agnostic", credit_task_agnostic),
+)
+#: Where one of these holds no other cause of the signal is asked for: its figures say nothing.
+_SILENCING = ("adapter-inert", "numeric-noise")
+
+
+def judge_causes(
+    verdicts: Iterable[Verdict], measurements: Iterable[Measurement], cuts: Cuts
+) -> Judged:
+    """Every cause of every verdict, root cause first.
+
+    A signal whose noise is not surely below its cut is not judged: its regime becomes
+    `inconclusive`, with what would settle it.
+
+    Args:
+        verdicts: Regimes, as from `verdict.judge_regimes`.
+        measurements: As from `measurements.measure`, of the same tables.
+        cuts: Those in force.
+    """
+    verdicts = list(verdicts)
+    figures: dict[Key, Measurement] = {
+        (m.checkpoint, m.view, m.name, m.signal, m.sharpening, m.against): m for m in measurements
+    }
+    at = {(v.checkpoint, v.view, v.signal, v.sharpening): v for v in verdicts}
+    cases = [
+        Case(
+            verdict=v,
+            plain=at[v.checkpoint, v.view, v.signal, 1.0],
+            residual=at.get((v.checkpoint, v.view, "residual", 1.0)),
+            figures=figures,
+            cuts=cuts,
+        )
+        for v in verdicts
+    ]
+    causes: list[list[Held]] = [[] for _ in cases]
+    skipped: list[Skipped] = []
+    for identity, rule in CAUSES:
+        asked: dict[str, list[tuple[int, Test]]] = {}
+        for place, case in enumerate(cases):
+            if any(held.id in _SILENCING for held in causes[place]):
+                continue
+            found = rule(case)
+            if isinstance(found, Test):
+                asked.setdefault(case.verdict.view, []).append((place, found))
+            elif found is not None and case.verdict.sharpening == 1.0:
+                skipped.append(_skipped(identity, case.verdict, found))
+        for view, tests in asked.items():
+            adjusted = holm(np.array([test.p for _, test in tests]))
+            for (place, test), p in zip(tests, adjusted, strict=True):
+                if p <= ALPHA:
+                    family = f"{identity}, {view}: {len(tests)} tests"
+                    causes[place].append(
+                        Held(
+                            id=identity,
+                            verdict=cases[place].verdict,
+                            evidence=test.evidence | {"p_holm": float(p), "family": family},
+                        )
+                    )
+    judged = [
+        _judged(case, [held.id for held in held_here])
+        for case, held_here in zip(cases, causes, strict=True)
+    ]
+    for verdict, held_here in zip(judged, causes, strict=True):
+        held_here[:] = [
+            Held(id=held.id, verdict=verdict, evidence=held.evidence) for held in held_here
+        ]
+    return Judged(
+        verdicts=judged,
+        held=[held for held_here in causes for held in held_here],
+        skipped=skipped,
+    )
+
+
+def _past(case: Case, figure: Measurement | None, cut: str, name: str) -> Test | str | None:
+    """Whether a figure is past its cut: a test, or why it cannot be made."""
+    if figure is None:
+        return None
+    if figure.value is None or figure.low is None or figure.high is None:
+        return figure.reason or "one prompt has no interval"
+    least = int(case.cuts["clusters-least"])
+    if figure.n_clusters < least:
+        return f"{figure.n_clusters} prompts, and no cause is judged below {least}"
+    p = one_sided_p(
+        figure.value,
+        figure.low,
+        figure.high,
+        figure.n_clusters,
+        case.cuts[cut],
+        case.cuts.side(cut),
+    )
+    return Test(
+        evidence={
+            name: figure.value,
+            "low": figure.low,
+            "high": figure.high,
+            "n_clusters": figure.n_clusters,
+            "n_completions": figure.n_completions,
+            "cut": case.cuts[cut],
+        },
+        p=p,
+    )
+
+
+def _hidden_by_precision(case: Case) -> bool:
+    """A residual that is zero in the replay's precision and is not in float32."""
+    figure = case.figure("noise_share", signal="residual", against=_FLOAT32)
+    return figure is not None and figure.value is not None
+
+
+def _judged(case: Case, causes: list[str]) -> Verdict:
+    """The verdict with its causes, and without a regime where rounding may have made it."""
+    verdict = case.verdict
+    why = _drowned(case, causes)
+    if why is None:
+        return verdict.model_copy(update={"causes": causes})
+    settled_by = SettledBy(clusters_more=None, reason=why)
+    return verdict.model_copy(
+        update={"causes": causes, "regime": INCONCLUSIVE, "settled_by": settled_by}
+    )
+
+
+def _drowned(case: Case, causes: list[str]) -> str | None:
+    if case.verdict.n_completions == 0 or "adapter-inert" in causes:
+        return None
+    for against in (_FLOAT32, _OTHER_BATCH):
+        figure = case.figure("noise_share", against=against)
+        if figure is None or figure.value is None:
+            continue
+        if case.cuts.passed("noise-share", figure.value if figure.high is None else figure.high):
+            return (
+                f"rounding is {figure.value:.0%} of the signal (against {against}), and not surely "
+                f"below {case.cuts['noise-share']:.0%}: replay in a higher precision (--dtype)"
+            )
+    return None
+
+
+def _skipped(identity: str, verdict: Verdict, reason: str) -> Skipped:
+    return Skipped(
+        id=identity,
+        checkpoint=verdict.checkpoint,
+        view=verdict.view,
+        signal=verdict.signal,
+        reason=reason,
+    )

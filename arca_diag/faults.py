@@ -28,7 +28,8 @@ _LESS_CONCENTRATED = (
     "weight tokens evenly (TRL: leave top_entropy_quantile at 1.0; verl and prime-rl: the stock "
     "loss), or by a signal that is in the middle here; see what_if in report.json"
 )
-_ACTIONS = {
+#: Every finding that a signal can have, and what to do about it.
+ACTIONS = {
     "credit-sparse": _LESS_CONCENTRATED,
     "credit-uniform": "it does what even credit does: drop it, or sharpen it (what_if in "
     "report.json has s = 2)",
@@ -170,7 +171,7 @@ def _of_signal(
             },
             cause_of=ids[1:] if place == 0 else [],
             caused_by=overruled if place == 0 else ids[0],
-            action=_ACTIONS[identity],
+            action=ACTIONS[identity],
             source=_SOURCE,
         )
         for place, (identity, message, evidence) in enumerate(chain)

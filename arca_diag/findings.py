@@ -275,7 +275,7 @@ def together(*lists: Iterable[Finding]) -> list[Finding]:
 
 
 def folded(findings: list[Finding]) -> list[Finding]:
-    """The findings with their consequences named: those of a checkpoint that say what caused them."""
+    """The findings, each with those of its checkpoint that say it caused them."""
     consequences: dict[tuple[str, object], list[str]] = {}
     for finding in findings:
         if finding.caused_by is not None:

@@ -195,7 +195,8 @@ CREDIT = (
         f"asked. {_LEVELS}",
         measured="1 - TV(w, predicted) / TV(w, even), the prediction from the other prompts' mean "
         "credit of each type, class or tenth of the completion. The best of the three, its "
-        f"p-value times three, and above the same with weights permuted within each answer. {_HOLM}",
+        "p-value times three, and above the same with weights permuted within each answer. "
+        f"{_HOLM}",
         thresholds=("agnostic-share",),
         confounds="Answers that are nearly one template make type, place and context the same "
         "thing: see how many distinct completions there are. The first and the closing token are "

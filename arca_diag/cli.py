@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.text import Text
 
 from arca_diag import __version__
-from arca_diag.config import Credit, Device, Dtype, ScanConfig, resolve
+from arca_diag.config import Device, Dtype, ScanConfig, resolve
 from arca_diag.errors import ArcaError
 from arca_diag.results import ExitCode
 
@@ -86,7 +86,11 @@ _Sharpening = Annotated[
     float | None, typer.Option(help="Power s of the scores; figures at 1 too. (default: 1)")
 ]
 _Credit = Annotated[
-    Credit | None, typer.Option(help="The credit the run trained with. (default: uniform)")
+    str | None,
+    typer.Option(
+        metavar="uniform|SIGNAL|top_entropy:Q",
+        help="The credit the run trained with. (default: what it recorded, else uniform)",
+    ),
 ]
 _Groups = Annotated[
     int | None, typer.Option(help="Groups in a checkpoint's own set. (default: 16)")

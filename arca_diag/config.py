@@ -1,26 +1,39 @@
 """One frozen configuration: flag > environment ARCA_DIAG_* > file > default. Unknown keys fail.
 
 The file is `arca.toml`, or `[tool.arca-diag]` of `pyproject.toml`, in the working directory.
+Its table `[thresholds]` gives cuts other values.
 It never comes from the run's folder, which is untrusted: if the working directory lies inside
 the run, no file is read.
 """
 
 import difflib
+import itertools
 import logging
 import math
 import os
+import sys
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from arca_diag.errors import ConfigError
+from arca_diag.thresholds import ASCENDING, DEFAULT, Cuts
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-Credit = Literal[
+#: What a run can have weighted its tokens by; and `top_entropy:Q`, TRL's `top_entropy_quantile`.
+CREDITS = (
     "uniform",
     "surprisal",
     "entropy",
@@ -29,7 +42,8 @@ Credit = Literal[
     "kl_exact",
     "residual",
     "relative_residual",
-]
+)
+TOP_ENTROPY = "top_entropy:"
 PREFIX = "ARCA_DIAG_"
 
 logger = logging.getLogger(__name__)
@@ -74,7 +88,7 @@ class ScanConfig(BaseModel):
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
     epsilon: Annotated[float, Field(ge=0)] = 1e-8
     sharpening: Annotated[float, Field(gt=0)] = 1.0
-    credit: Credit = "uniform"
+    credit: str | None = None
     groups: Annotated[int, Field(ge=1)] = 16
     fixed_groups: Annotated[int, Field(ge=0)] = 32
     window: Annotated[int, Field(ge=0)] | None = None
@@ -89,6 +103,22 @@ class ScanConfig(BaseModel):
     prompts: Path | None = None
     generate: Annotated[int, Field(ge=1)] | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    thresholds: Annotated[Mapping[str, float], AfterValidator(MappingProxyType)] = Field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+    @property
+    def cuts(self) -> Cuts:
+        """Every cut, with the values that the configuration gives."""
+        return DEFAULT.replaced(self.thresholds)
+
+    def thresholds_of(self, cuts: Cuts) -> dict[str, float] | None:
+        """The values that differ from those of `cuts`; None if there are none."""
+        return {
+            cut.id: value
+            for cut in cuts
+            if (value := self.thresholds.get(cut.id, cut.value)) != cut.value
+        } or None
 
     @property
     def each(self) -> int:
@@ -100,6 +130,37 @@ class ScanConfig(BaseModel):
     def _finite(cls, value: float | None) -> float | None:
         if value is not None and not math.isfinite(value):
             raise ValueError("must be a finite number")
+        return value
+
+    @field_validator("credit")
+    @classmethod
+    def _known_credit(cls, value: str | None) -> str | None:
+        if value is None or value in CREDITS:
+            return value
+        if value.startswith(TOP_ENTROPY):
+            try:
+                share = float(value.removeprefix(TOP_ENTROPY))
+            except ValueError:
+                share = math.nan
+            if 0 <= share <= 1:
+                return f"{TOP_ENTROPY}{share}"
+        near = difflib.get_close_matches(value[:100], (*CREDITS, f"{TOP_ENTROPY}Q"), n=1)
+        did_you_mean = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"{did_you_mean}give {', '.join(CREDITS)}, or {TOP_ENTROPY}Q with Q from 0 to 1"
+        )
+
+    @field_validator("thresholds", mode="before")
+    @classmethod
+    def _known_cuts(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            raise ConfigError(
+                f"thresholds is not a table of ids and numbers: found {value!r:.100}",
+                hint="write [thresholds], and below it lines such as gini-sparse = 0.9",
+            )
+        for name, number in value.items():
+            _check_cut(name, number)
+        _check_order(DEFAULT.replaced(value))
         return value
 
     @field_validator("checkpoints")
@@ -139,7 +200,9 @@ def resolve(
     )
     for origin, values in layers:
         for key, value in values.items():
-            merged[_known(key, origin)] = value
+            below = merged.get(_known(key, origin))
+            tables = isinstance(below, dict) and isinstance(value, dict)
+            merged[key] = below | value if tables else value
             sources[key] = origin
     try:
         config = ScanConfig(**merged)
@@ -167,6 +230,33 @@ def _check_together(config: ScanConfig) -> None:
             "prompts and rollouts are both given",
             hint="completions are either sampled here (--prompts) or read (--rollouts)",
         )
+
+
+def _check_cut(name: object, value: object) -> None:
+    """A cut that there is, and a number that it can have."""
+    if name not in DEFAULT:
+        ids = [cut.id for cut in DEFAULT]
+        near = difflib.get_close_matches(str(name)[:100], ids, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known thresholds: {', '.join(ids)}"
+        raise ConfigError(f"unknown threshold {name!r:.100}", hint=hint)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and 0 <= value <= sys.float_info.max):  # type: ignore[operator]
+        raise ConfigError(
+            f"threshold {name}: must be a finite number >= 0, found {value!r:.100}",
+            hint=f"`arca-diag explain {name}` says what it is of",
+        )
+
+
+def _check_order(cuts: Cuts) -> None:
+    """A completion past the cut of a class is past those of the milder ones of its side."""
+    for ladder in ASCENDING:
+        for low, high in itertools.pairwise(ladder):
+            if cuts[low] > cuts[high]:
+                raise ConfigError(
+                    f"threshold {low} ({cuts[low]:g}) is above {high} ({cuts[high]:g}): the "
+                    "classes between them would overlap",
+                    hint=f"in ascending order they are {', '.join(ladder)}",
+                )
 
 
 def _known(key: str, origin: str) -> str:

@@ -54,3 +54,47 @@ def credit_weights(
     powered = np.where(mask, (raw / largest) ** sharpening, 0.0)
     total = np.where(has_signal, powered.sum(axis=1, keepdims=True), 1.0)
     return np.where(mask & has_signal, powered / total, np.nan)
+
+
+def top_entropy_weights(
+    entropy: Float[np.ndarray, "completion token"],
+    mask: Bool[np.ndarray, "completion token"],
+    *,
+    quantile: float,
+) -> Float[np.ndarray, "completion token"]:
+    """Share of a completion's credit that each token gets where only the most uncertain count.
+
+    Kept are the tokens whose entropy is at or above the (1 - quantile) quantile, linearly
+    interpolated, of all counted tokens of all completions together; the kept tokens of a
+    completion share its credit evenly. In float32, as TRL does it: in another precision a token
+    at the threshold can fall on the other side.
+
+    Args:
+        entropy: Entropy of the policy, >= 0, in nats or any other unit. Uncounted entries are
+            ignored.
+        mask: True where a token counts.
+        quantile: The share of tokens to keep, in [0, 1]: 1 keeps all, 0 only those of the
+            largest entropy. TRL's `top_entropy_quantile`.
+
+    Returns:
+        Weights in [0, 1], float64, dimensionless, summing to 1 over a completion; 0 for a counted
+        token that is not kept. NaN where a token does not count, and everywhere in a completion
+        of which no token is kept.
+
+    Raises:
+        ValueError: The shapes differ, a counted entropy is negative or not finite, or `quantile`
+            is out of range.
+
+    Source:
+        `GRPOTrainer.get_high_entropy_mask` of TRL 1.16; Wang et al., Beyond the 80/20 Rule,
+        arXiv 2506.01939. TRL's batch is one forward pass of all processes; here it is all that
+        is given.
+    """
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile must be from 0 to 1, got {quantile}")
+    check_masked(entropy, mask, minimum=0.0)
+    values = np.where(mask, entropy, 0.0).astype(np.float32)
+    threshold = np.quantile(values[mask], np.float32(1 - quantile)) if mask.any() else np.inf
+    kept = mask & (values >= threshold)
+    count = kept.sum(axis=1, keepdims=True)
+    return np.where(mask & (count > 0), kept / np.maximum(count, 1), np.nan)

@@ -7,7 +7,7 @@ from arca_diag.config import JUDGING, REPLAY, ScanConfig
 from arca_diag.errors import ArcaError
 from arca_diag.fidelity import Logged
 from arca_diag.inputs.adapters import Adapter
-from arca_diag.inputs.arguments import groups_a_step
+from arca_diag.inputs.arguments import declared_credit, groups_a_step
 from arca_diag.inputs.base import Base
 from arca_diag.inputs.files import step_number
 from arca_diag.inputs.gathered import Inputs
@@ -25,13 +25,14 @@ from arca_diag.results import (
     RolloutsInfo,
     RunInfo,
 )
+from arca_diag.thresholds import OF_FILES, OF_TABLES, Cuts
 
 _PACKAGES = ("torch", "transformers", "peft", "tokenizers", "numpy", "pandas", "pyarrow")
 
 
 def options(config: ScanConfig, inputs: Inputs, dtype: str, device: str) -> dict[str, object]:
     """Replay options with what they resolved to: they say which result this is."""
-    asked = config.model_dump(include=set(REPLAY))
+    asked: dict[str, object] = config.model_dump(include=set(REPLAY))
     rollouts = config.rollouts.name if config.rollouts else None
     return asked | {
         "base": inputs.base_sha256,
@@ -43,12 +44,19 @@ def options(config: ScanConfig, inputs: Inputs, dtype: str, device: str) -> dict
         "temperature": inputs.temperature,
         "dtype": dtype,
         "device": device,
+        "file_thresholds": config.thresholds_of(OF_FILES),
     }
 
 
-def judging(config: ScanConfig) -> dict[str, object]:
-    """Judging options: another value needs no model."""
-    return config.model_dump(include=set(JUDGING))
+def judging(config: ScanConfig, run: Run) -> dict[str, object]:
+    """Judging options with what they resolved to: another value needs no model."""
+    credit, source = declared_credit(config.credit, run)
+    asked: dict[str, object] = config.model_dump(include=set(JUDGING))
+    return asked | {
+        "credit": credit,
+        "credit_source": source,
+        "thresholds": config.thresholds_of(OF_TABLES),
+    }
 
 
 def describe_run(inputs: Inputs, measured: Collection[str]) -> RunInfo:
@@ -86,15 +94,16 @@ def describe_reference(reference: Reference) -> ReferenceInfo:
     return ReferenceInfo(kind=reference.kind, reason=reference.reason)
 
 
-def lint_context(base: Base | ArcaError) -> LintContext:
+def lint_context(base: Base | ArcaError, cuts: Cuts) -> LintContext:
     """What the rules for adapters need to know beside the adapters."""
     return LintContext(
         peft_version=importlib.metadata.version("peft"),
         base_fault=None if isinstance(base, Base) else base,
+        cuts=cuts,
     )
 
 
-def log_of(run: Run, census: Census | None, adapters: tuple[Adapter, ...]) -> Log:
+def log_of(run: Run, census: Census | None, adapters: tuple[Adapter, ...], cuts: Cuts) -> Log:
     """The trainer's log, and what its rules need to know beside it."""
     alike = answered_alike(census) if census and census.notes.step_source else []
     late = alike[-max(1, len(alike) // 10) :]
@@ -105,6 +114,7 @@ def log_of(run: Run, census: Census | None, adapters: tuple[Adapter, ...]) -> Lo
         same_groups=sum(late) / len(late) if late else None,
         groups=each * done if each and done else None,
         start=next((a.init for a in adapters if rewrites_base(a)), ""),
+        cuts=cuts,
     )
 
 
@@ -185,7 +195,7 @@ def describe_provenance(
         device=str(resolved["device"]),
         dtype=str(resolved["dtype"]),
         seed=config.seed,
-        options=resolved | judging(config),
+        options=resolved | judging(config, inputs.run),
         base={
             "name": inputs.base_label,
             "sha256": inputs.base_sha256,

@@ -19,9 +19,8 @@ from arca_diag.inputs.arguments import as_number
 from arca_diag.inputs.rollouts.census import Entry
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.results import Fidelity, Finding
-from arca_diag.thresholds import DEFAULT
+from arca_diag.thresholds import DEFAULT, Cuts
 
-_CUT = DEFAULT
 _MEANING = {
     "pass": "the replay gives what the run logged",
     "warn": "the replay is a little off what the run logged",
@@ -63,6 +62,7 @@ def judge_fidelity(
     entries: Iterable[Entry],
     steps: Mapping[str, int | None],
     logged: Logged,
+    cuts: Cuts = DEFAULT,
 ) -> list[Fidelity]:
     """Compare replay and log at every checkpoint.
 
@@ -73,6 +73,7 @@ def judge_fidelity(
         entries: Every completion of the run: says whether a batch was replayed whole.
         steps: Name -> step of every measured checkpoint.
         logged: What the run logged.
+        cuts: Those in force.
 
     Returns:
         One a checkpoint: pass, warn, fail, or cannot-tell with the reason.
@@ -86,13 +87,13 @@ def judge_fidelity(
         if step is None:
             out.append(_cannot(label, "the checkpoint's step is unknown"))
             continue
-        found = _by_token(label, at, replayed, step)
-        found = found or _by_means(label, at, replayed, everything, step, logged)
-        out.append(_by_surprise(found, at, replayed, step))
+        found = _by_token(label, at, replayed, step, cuts)
+        found = found or _by_means(label, at, replayed, everything, step, logged, cuts)
+        out.append(_by_surprise(found, at, replayed, step, cuts))
     return out
 
 
-def mismatch_findings(fidelity: Sequence[Fidelity]) -> list[Finding]:
+def mismatch_findings(fidelity: Sequence[Fidelity], cuts: Cuts = DEFAULT) -> list[Finding]:
     """The finding `replay-mismatch` for every checkpoint whose replay is not the run."""
     return [
         Finding(
@@ -103,7 +104,7 @@ def mismatch_findings(fidelity: Sequence[Fidelity]) -> list[Finding]:
             message=found.reason or _MEANING[found.status],
             evidence=dict(found.figures),
             action=_REFERENCE
-            if _only_kl(found)
+            if _only_kl(found, cuts)
             else "check the temperature, the chat template, the base model, use_rslora in "
             "adapter_config.json, and whether checkpoint and completions belong together; until "
             "then no figure of this checkpoint is the run's",
@@ -114,20 +115,20 @@ def mismatch_findings(fidelity: Sequence[Fidelity]) -> list[Finding]:
     ]
 
 
-def _only_kl(found: Fidelity) -> bool:
+def _only_kl(found: Fidelity, cuts: Cuts) -> bool:
     """Whether entropy is as logged, and KL is not: the policy is right, the reference another."""
     entropy = found.figures.get("entropy_relative_difference")
     kl = found.figures.get("kl_relative_difference")
     return (
         entropy is not None
         and kl is not None
-        and entropy <= _CUT["fidelity-entropy-warn"]
-        and kl > _CUT["fidelity-kl-warn"]
+        and not cuts.passed("fidelity-entropy-warn", entropy)
+        and bool(cuts.passed("fidelity-kl-warn", kl))
     )
 
 
 def _by_token(
-    label: str, at: pd.DataFrame, replayed: Mapping[str, Rollout], step: int
+    label: str, at: pd.DataFrame, replayed: Mapping[str, Rollout], step: int, cuts: Cuts
 ) -> Fidelity | None:
     """Against log-probabilities per token, on what the checkpoint's own policy sampled."""
     figures: dict[str, float | None] = {}
@@ -162,7 +163,7 @@ def _by_token(
     if primary is None:
         return None
     figures["tokens"] = float(used)
-    status = _status(primary, "logprob", 0.0)
+    status = _status(primary, "logprob", 0.0, cuts)
     return Fidelity(
         checkpoint=label,
         status=status,
@@ -173,7 +174,7 @@ def _by_token(
 
 
 def _by_surprise(
-    found: Fidelity, at: pd.DataFrame, replayed: Mapping[str, Rollout], step: int
+    found: Fidelity, at: pd.DataFrame, replayed: Mapping[str, Rollout], step: int, cuts: Cuts
 ) -> Fidelity:
     """What was found, and whether the replayed policy can have sampled its own samples.
 
@@ -192,14 +193,14 @@ def _by_surprise(
     entropy = float(mine["entropy"].mean()) if len(mine) else math.nan
     if not (len(excess) and np.isfinite(excess).all() and math.isfinite(entropy)):
         return found
-    scale = max(entropy, _CUT["fidelity-surprise-floor"])
+    scale = max(entropy, cuts["fidelity-surprise-floor"])
     value = float(excess.mean()) / scale
     clusters = mine["rollout_id"].map({i: replayed[i].cluster for i in ids}).to_numpy(object)
     spread = _half_width(excess, clusters) / scale
-    if len(set(clusters)) < _CUT["fidelity-surprise-prompts"]:
+    if not cuts.passed("fidelity-surprise-prompts", len(set(clusters))):
         return found
-    allowed = spread + (0.0 if exact else _CUT["fidelity-surprise-text"])
-    status = _status(value, "surprise", allowed)
+    allowed = spread + (0.0 if exact else cuts["fidelity-surprise-text"])
+    status = _status(value, "surprise", allowed, cuts)
     figures = found.figures | {
         "surprise_relative_excess": value,
         "surprise_relative_excess_low": value - spread if math.isfinite(spread) else None,
@@ -225,6 +226,7 @@ def _by_means(
     entries: Sequence[Entry],
     step: int,
     logged: Logged,
+    cuts: Cuts,
 ) -> Fidelity:
     """Against the log's means: the entry after the checkpoint, else the one at it."""
     if not logged.rows:
@@ -265,7 +267,9 @@ def _by_means(
             unseen=guessed / len(mine),
         )
         clusters = {i: replayed[i].cluster for i in ids}
-        return _compare(label, mine, clusters, row, at_step, allowance, logged.micro_batch, doubt)
+        return _compare(
+            label, mine, clusters, row, at_step, allowance, logged.micro_batch, doubt, cuts
+        )
     logged_here = [s for s in (step + 1, step) if any(r.get("step") == s for r in logged.rows)]
     if logged_here:
         return _cannot(
@@ -292,6 +296,7 @@ def _compare(
     allowance: _Allowance,
     micro_batch: int | None,
     doubt: list[str],
+    cuts: Cuts,
 ) -> Fidelity:
     ratio = mine["log_ratio"].to_numpy(float)
     series = {"entropy": mine["entropy"].to_numpy(float)}
@@ -307,8 +312,8 @@ def _compare(
         if written is None or not math.isfinite(written) or not np.isfinite(values).all():
             continue
         ours = _batch_mean(values, mine["rollout_id"].to_numpy(object), micro_batch, written)
-        scale = max(abs(written), _CUT[f"fidelity-{name}-floor"])
-        if max(abs(written), abs(ours)) <= _CUT[f"fidelity-{name}-floor"]:
+        scale = max(abs(written), cuts[f"fidelity-{name}-floor"])
+        if cuts.passed(f"fidelity-{name}-floor", max(abs(written), abs(ours))):
             gap, spread = 0.0, 0.0
         else:
             gap = abs(ours - written) / scale
@@ -321,10 +326,10 @@ def _compare(
         }
         if spread:
             figures[f"{name}_allowance"] = spread if math.isfinite(spread) else None
-        status = _status(gap, name, spread)
+        status = _status(gap, name, spread, cuts)
         # What is allowed only because so little is known is no agreement.
-        uncertain = spread > _CUT[f"fidelity-{name}-fail"]
-        if status == "pass" and gap > _CUT[f"fidelity-{name}-warn"] and uncertain:
+        uncertain = cuts.passed(f"fidelity-{name}-fail", spread)
+        if status == "pass" and cuts.passed(f"fidelity-{name}-warn", gap) and uncertain:
             unsure.append(name)
         worst = max(worst, status, key=_ORDER.index)
         said.append(f"{name} {ours:.4g} replayed, {written:.4g} logged ({gap:.1%} off)")
@@ -383,10 +388,10 @@ def _half_width(values: np.ndarray, prompts: np.ndarray) -> float:
     return float(special.stdtrit(count - 1, 0.975)) * error
 
 
-def _status(gap: float, name: str, spread: float) -> _Status:
-    if gap > _CUT[f"fidelity-{name}-fail"] + spread:
+def _status(gap: float, name: str, spread: float, cuts: Cuts) -> _Status:
+    if cuts.passed(f"fidelity-{name}-fail", gap - spread):
         return "fail"
-    return "warn" if gap > _CUT[f"fidelity-{name}-warn"] + spread else "pass"
+    return "warn" if cuts.passed(f"fidelity-{name}-warn", gap - spread) else "pass"
 
 
 def _cannot(label: str, reason: str) -> Fidelity:

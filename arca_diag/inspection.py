@@ -72,13 +72,15 @@ def inspect_run(
     problems = findings.together(
         (findings.unreadable(checkpoint, error) for checkpoint, error in unreadable.items()),
         [findings.unreadable(adapters[-1].checkpoint, unlike)] if unlike else [],
-        lint(adapters, lint_context(base), updates),
+        lint(adapters, lint_context(base, config.cuts), updates),
         findings.refused_findings(run.refused),
         findings.ignored_findings(run.ignored),
         findings.base_findings(base if isinstance(base, Base) else None),
         findings.reference_findings(reference) if reference else (),
         findings.temperature_findings(*temperature_of(config.temperature, run)),
-        log_findings(log_of(run, None if isinstance(census, RolloutError) else census, adapters)),
+        log_findings(
+            log_of(run, None if isinstance(census, RolloutError) else census, adapters, config.cuts)
+        ),
         _about_rollouts(config, run, census),
     )
     return Inspection(

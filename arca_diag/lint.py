@@ -19,9 +19,8 @@ from arca_diag.inputs.placing import MEND_NAMES, lora_tensors, trains_nothing, u
 from arca_diag.inputs.reference import rewrites_base
 from arca_diag.inputs.updates import LayerUpdate, Updates, summarise
 from arca_diag.results import Finding
-from arca_diag.thresholds import DEFAULT
+from arca_diag.thresholds import DEFAULT, Cuts
 
-_CUT = DEFAULT
 _FEWEST_LAYERS = 4  # among which one can dominate
 _VOCABULARY = (".lora_embedding_A", "lm_head.lora_A.weight")  # of matrices with a row a token
 
@@ -35,10 +34,12 @@ class LintContext:
     Attributes:
         peft_version: Of the installed PEFT.
         base_fault: Why the base model cannot be used; None if it can.
+        cuts: Those in force.
     """
 
     peft_version: str
     base_fault: ArcaError | None = None
+    cuts: Cuts = DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,7 @@ def layer_dominates(subject: Subject) -> Iterator[Finding]:
         share, most = max(
             zip(summarise(inner).shares, inner, strict=True), key=lambda pair: pair[0]
         )
-        if share > _CUT["layer-dominates"]:
+        if subject.context.cuts.passed("layer-dominates", share):
             yield _finding(
                 "layer-dominates",
                 "warn",

@@ -14,9 +14,8 @@ from scipy import special
 
 from arca_diag.inputs.arguments import as_number
 from arca_diag.results import Finding
-from arca_diag.thresholds import DEFAULT
+from arca_diag.thresholds import DEFAULT, Cuts
 
-_CUT = DEFAULT
 _SOURCE = "the trainer's log"
 
 
@@ -30,12 +29,14 @@ class Log:
             None if the completions are not known.
         groups: Groups that the rows are of, all together; None if unknown: at least one a row.
         start: How the adapters were initialised, where that took part of the base into them.
+        cuts: Those in force.
     """
 
     rows: Sequence[Mapping[str, Any]]
     same_groups: float | None = None
     groups: float | None = None
     start: str = ""
+    cuts: Cuts = DEFAULT
 
     def series(self, key: str) -> np.ndarray:
         """The finite values of a key, in step order."""
@@ -62,11 +63,11 @@ def no_advantage(log: Log) -> Finding | None:
     evidence = {"mean": mean, "low": low, "first": ends[0], "last": ends[1], "entries": len(values)}
     evidence |= {"reward_first": reward[0], "reward_last": reward[1]} if reward else {}
     level: Literal["error", "warn", "note"] = "note"
-    if low > _CUT["no-advantage-error"]:
+    if log.cuts.passed("no-advantage-error", low):
         level = "error"
-    elif low > _CUT["no-advantage-warn"]:
+    elif log.cuts.passed("no-advantage-warn", low):
         level = "warn"
-    elif ends[1] <= _CUT["no-advantage-warn"]:
+    elif not log.cuts.passed("no-advantage-warn", ends[1]):
         return None
     when = "over the run" if level != "note" else "at the end"
     share = mean if level != "note" else ends[1]
@@ -86,7 +87,7 @@ def entropy_collapsed(log: Log) -> Finding | None:
     if entropy is None or reward is None or entropy[0] <= 0:
         return None
     ratio = entropy[1] / entropy[0]
-    if ratio >= _CUT["entropy-collapse-ratio"]:
+    if not log.cuts.passed("entropy-collapse-ratio", ratio):
         return None
     evidence = {
         "first": entropy[0],
@@ -100,7 +101,7 @@ def entropy_collapsed(log: Log) -> Finding | None:
     if not _rises(log):
         if log.same_groups is None:
             level, said = "warn", "while the reward did not rise; the groups' answers are unknown"
-        elif log.same_groups >= _CUT["entropy-collapse-distinct"]:
+        elif log.cuts.passed("entropy-collapse-distinct", log.same_groups):
             level, said = "error", "while groups fell to one answer and the reward did not rise"
     action = (
         "nothing, unless the reward has stopped rising"
@@ -124,11 +125,11 @@ def sampler_mismatch(log: Log) -> Finding | None:
     if not len(values):
         return None
     mean = float(values.mean())
-    if mean <= _CUT["sampler-mismatch-warn"]:
+    if not log.cuts.passed("sampler-mismatch-warn", mean):
         return None
     return _finding(
         "sampler-mismatch",
-        "error" if mean > _CUT["sampler-mismatch-error"] else "warn",
+        "error" if log.cuts.passed("sampler-mismatch-error", mean) else "warn",
         f"log-probabilities of sampler and trainer differ by {mean:.3g} nats on average: the "
         "gradient is of another policy than the one that sampled",
         {"mean": mean, "max": float(values.max()), "entries": len(values)},
@@ -141,7 +142,7 @@ def reference_apart(log: Log) -> Finding | None:
     """KL to the reference before the first step: the run did not start from its reference."""
     first = next((r for r in log.rows if r.get("step") == 1), None)
     kl = as_number(first.get("kl")) if first else None
-    if kl is None or not math.isfinite(kl) or kl <= _CUT["kl-at-start"]:
+    if kl is None or not math.isfinite(kl) or not log.cuts.passed("kl-at-start", kl):
         return None
     if log.start:
         return _finding(
@@ -192,7 +193,7 @@ def nothing_moves(log: Log) -> Finding | None:
 def truncated(log: Log) -> Finding | None:
     """Most completions end at the length limit."""
     ends = log.ends("completions/clipped_ratio")
-    if ends is None or ends[1] <= _CUT["completions-truncated"]:
+    if ends is None or not log.cuts.passed("completions-truncated", ends[1]):
         return None
     return _finding(
         "completions-truncated",

@@ -20,7 +20,7 @@ from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.rollouts.census import sampled_here
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import prompt_ids
-from arca_diag.inputs.runs import find_run
+from arca_diag.inputs.runs import Run, find_run
 from arca_diag.inputs.selection import Selection, default_window, group_entries, select
 from arca_diag.inputs.updates import layer_updates
 from arca_diag.lint import lint
@@ -35,7 +35,6 @@ from arca_diag.replay.forward import replay
 from arca_diag.replay.generate import sample_completions
 from arca_diag.report.charts import render_charts
 from arca_diag.results import SCHEMA_VERSION, Report
-from arca_diag.thresholds import DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         store.check_same(folder, earlier.identity, identity)
         grown = earlier.identity.inputs != inputs.hashes
         if not grown and _names(before) >= {c.name for c in inputs.checkpoints}:
-            return _judge_saved(config, before, folder, identity)
+            return _judge_saved(config, run, before, folder, identity)
 
     if not inputs.prompts:
         selection = _choose(config, inputs, before)
@@ -101,7 +100,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     progress.stage("measuring")
     members = tables.memberships(selection, steps)
     tokens, trajectories = tables.judge(
-        tokens, members, epsilon=config.epsilon, sharpening=config.sharpening
+        tokens, members, epsilon=config.epsilon, sharpening=config.sharpening, cuts=config.cuts
     )
     evidence = Evidence(
         tokens=tokens,
@@ -112,13 +111,14 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         epsilon=config.epsilon,
         seed=config.seed,
     )
-    verdicts = verdict.judge_regimes(trajectories, rollouts)
+    verdicts = verdict.judge_regimes(trajectories, rollouts, config.cuts)
     faithful = fidelity.judge_fidelity(
         tokens,
         (r for g in selection.groups() for r in g.rollouts),
         inputs.census.entries,
         steps,
         describe.logged(inputs),
+        config.cuts,
     )
     report = Report(
         schema_version=SCHEMA_VERSION,
@@ -138,14 +138,14 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
             findings.input_findings(inputs, selection),
             lint(
                 inputs.adapters,
-                describe.lint_context(inputs.base),
+                describe.lint_context(inputs.base, config.cuts),
                 {a.checkpoint.name: layer_updates(a) for a in inputs.adapters},
             ),
-            log_findings(describe.log_of(inputs.run, inputs.census, inputs.adapters)),
+            log_findings(describe.log_of(inputs.run, inputs.census, inputs.adapters, config.cuts)),
             findings.inert_findings(verdicts, inputs.reference),
-            fidelity.mismatch_findings(faithful),
+            fidelity.mismatch_findings(faithful, config.cuts),
         ),
-        thresholds=list(DEFAULT),
+        thresholds=list(config.cuts),
         files={},
     )
     frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)
@@ -155,10 +155,10 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
 
 
 def _judge_saved(
-    config: ScanConfig, before: Report, folder: Path, identity: store.Identity
+    config: ScanConfig, run: Run, before: Report, folder: Path, identity: store.Identity
 ) -> Diagnosis:
     """Apply judging options to the saved tables; a result of the same options stays as it is."""
-    asked = describe.judging(config)
+    asked = describe.judging(config, run)
     if asked.items() <= before.provenance.options.items():
         return Diagnosis(report=before, folder=folder, did="nothing new")
     tokens, members, rollouts = (
@@ -167,7 +167,7 @@ def _judge_saved(
         store.read_table(folder, before, "rollouts.parquet"),
     )
     tokens, trajectories = tables.judge(
-        tokens, members, epsilon=config.epsilon, sharpening=config.sharpening
+        tokens, members, epsilon=config.epsilon, sharpening=config.sharpening, cuts=config.cuts
     )
     steps = {c.name: c.step for c in before.run.checkpoints if c.measured}
     evidence = Evidence(
@@ -186,7 +186,8 @@ def _judge_saved(
         update={
             "provenance": provenance,
             "measurements": measure(evidence),
-            "verdicts": verdict.judge_regimes(trajectories, rollouts),
+            "verdicts": verdict.judge_regimes(trajectories, rollouts, config.cuts),
+            "thresholds": list(config.cuts),
         }
     )
     frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)

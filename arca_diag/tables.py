@@ -23,6 +23,7 @@ from arca_diag.replay.scores import Replayed
 from arca_diag.results import Report
 from arca_diag.shapes import padded
 from arca_diag.signals import SIGNAL_NAMES, SIGNALS, TokenScores, entropy_drop
+from arca_diag.thresholds import DEFAULT, Cuts
 from arca_diag.verdict import classify
 
 _KEY = [("checkpoint", pa.string()), ("checkpoint_step", pa.int64())]
@@ -220,6 +221,7 @@ def judge(
     *,
     epsilon: float,
     sharpening: float,
+    cuts: Cuts = DEFAULT,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Turn every signal into credit and measure how concentrated it is. Needs no model.
 
@@ -228,6 +230,7 @@ def judge(
         members: As from `memberships` or `saved_memberships`.
         epsilon: The floor added to every score.
         sharpening: The configured power; figures are given at 1 too.
+        cuts: Those in force.
 
     Returns:
         The tokens with their weights at the configured sharpening, and the trajectories.
@@ -262,7 +265,7 @@ def judge(
                     inside = np.arange(mask.shape[1]) < part[:, None]
                     weights[f"w_{name}"][rows] = share[inside]
             named = classify(
-                figures["gini_corrected"], figures["effn_corrected"], n_tokens, no_signal
+                figures["gini_corrected"], figures["effn_corrected"], n_tokens, no_signal, cuts
             )
             trajectories.append(
                 keys.assign(

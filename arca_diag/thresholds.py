@@ -295,13 +295,15 @@ class Cuts:
         return Cuts(changed.values())
 
 
+#: Those that judge a result's tables, which other values can do again without a model.
+OF_TABLES = Cuts((*REGIME_THRESHOLDS, *CAUSE_THRESHOLDS))
+#: Those that judge the run's own files, which a result does not hold.
+OF_FILES = Cuts((*FIDELITY_THRESHOLDS, *ADAPTER_THRESHOLDS, *LOG_THRESHOLDS))
 #: What holds where nothing else is configured.
-DEFAULT = Cuts(
-    (
-        *REGIME_THRESHOLDS,
-        *CAUSE_THRESHOLDS,
-        *FIDELITY_THRESHOLDS,
-        *ADAPTER_THRESHOLDS,
-        *LOG_THRESHOLDS,
-    )
+DEFAULT = Cuts((*OF_TABLES, *OF_FILES))
+
+#: Cuts of one figure between five classes: in this order none may be below the one before.
+ASCENDING = (
+    ("gini-uniform", "gini-leaning-uniform", "gini-leaning-sparse", "gini-sparse"),
+    ("effn-sparse", "effn-leaning-sparse", "effn-leaning-uniform", "effn-uniform"),
 )

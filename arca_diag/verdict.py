@@ -6,6 +6,7 @@ cuts on e^ are those of a gamma distribution with that Gini, .15 and .85 mark "h
 left". A checkpoint has a regime when surely more than half of its completions have it.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,7 +167,7 @@ class _Regime:
 
 def _regime(classes: np.ndarray, clusters: np.ndarray, cuts: Cuts) -> _Regime:
     """The regime of completions that all have a class."""
-    half, least = cuts["share-majority"], int(cuts["clusters-least"])
+    half, least = cuts["share-majority"], math.ceil(cuts["clusters-least"])
     shares = {c: cluster_share(classes == c, clusters) for c in (*CLASSES, NO_SIGNAL)}
     inside = {name: np.isin(classes, members) for name, members in REGIMES.items()}
     held = {name: cluster_share(where, clusters) for name, where in inside.items()}

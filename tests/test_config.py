@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from arca_diag.config import JUDGING, REPLAY, ScanConfig, resolve
+from arca_diag.config import CREDITS, JUDGING, REPLAY, ScanConfig, resolve
 from arca_diag.errors import ConfigError
+from arca_diag.signals import SIGNAL_NAMES
+from arca_diag.thresholds import DEFAULT, OF_FILES, OF_TABLES
 
 
 class Desk:
@@ -87,7 +89,7 @@ class TestPrecedence:
     def test_nothing_said_is_the_defaults(self, desk: Desk):
         found = desk.resolve({"HOME": "/root", "ARCA_SEED": "5"})
         assert found == ScanConfig(run=desk.run)
-        assert (found.epsilon, found.sharpening, found.credit) == (1e-8, 1.0, "uniform")
+        assert (found.epsilon, found.sharpening, found.credit) == (1e-8, 1.0, None)
         assert (found.groups, found.fixed_groups, found.checkpoints) == (16, 32, "all")
         assert found.temperature is None
 
@@ -190,7 +192,14 @@ class TestValues:
             ("window", "-1", "greater than or equal to 0"),
             ("batch_tokens", "0", "greater than or equal to 1"),
             ("seed", "x", "valid integer"),
-            ("credit", "salience", "'uniform', 'surprisal'"),
+            ("credit", "salience", "give uniform, surprisal, "),
+            ("credit", "residuals", "did you mean residual? give "),
+            ("credit", "top_entropy", "did you mean top_entropy:Q? give "),
+            ("credit", "top_entropy:", "or top_entropy:Q with Q from 0 to 1"),
+            ("credit", "top_entropy:1.5", "Q from 0 to 1"),
+            ("credit", "top_entropy:-0.1", "Q from 0 to 1"),
+            ("credit", "top_entropy:nan", "Q from 0 to 1"),
+            ("credit", "top_entropy:a fifth", "Q from 0 to 1"),
             ("dtype", "int8", "'float32'"),
             ("device", "tpu", "'cuda'"),
             ("checkpoints", "10,,30", "give all, last, or steps with commas between"),
@@ -248,4 +257,112 @@ class TestOptionLists:
 
     def test_what_is_never_compared_is_in_neither(self):
         rest = set(ScanConfig.model_fields) - set(JUDGING) - set(REPLAY)
+        rest -= {"thresholds"}  # in parts: see `thresholds_of`
         assert rest == {"run", "checkpoints", "out", "batch_tokens", "force", "allow_download"}
+
+
+class TestCredit:
+    @pytest.mark.parametrize("value", ["uniform", *SIGNAL_NAMES])
+    def test_uniform_and_every_signal_can_be_the_credit(self, desk: Desk, value):
+        assert desk.resolve(credit=value).credit == value
+        assert set(CREDITS) == {"uniform", *SIGNAL_NAMES}
+
+    @pytest.mark.parametrize(
+        ("value", "share"),
+        [
+            ("0.2", "0.2"),
+            ("0.20", "0.2"),
+            (".2", "0.2"),
+            ("2e-1", "0.2"),
+            ("1", "1.0"),
+            ("0", "0.0"),
+        ],
+    )
+    def test_one_share_of_top_entropy_has_one_spelling(self, desk: Desk, value, share):
+        assert desk.resolve(credit=f"top_entropy:{value}").credit == f"top_entropy:{share}"
+
+
+class TestThresholds:
+    def test_a_table_gives_cuts_other_values(self, desk: Desk):
+        desk.write("arca.toml", "[thresholds]\ngini-sparse = 0.9\ntokens-short = 6\n")
+        found = desk.resolve()
+        assert dict(found.thresholds) == {"gini-sparse": 0.9, "tokens-short": 6.0}
+        values = {cut.id: cut.value for cut in found.cuts}
+        default = {cut.id: cut.value for cut in DEFAULT}
+        assert values == default | {"gini-sparse": 0.9, "tokens-short": 6.0}
+
+    def test_in_pyproject_too_and_the_nearer_file_wins_cut_by_cut(self, desk: Desk):
+        desk.write(
+            "pyproject.toml",
+            "[tool.arca-diag.thresholds]\ngini-sparse = 0.9\ntokens-short = 6\n",
+        )
+        desk.write("arca.toml", "[thresholds]\ntokens-short = 7\n")
+        assert dict(desk.resolve().thresholds) == {"gini-sparse": 0.9, "tokens-short": 7.0}
+
+    def test_without_a_table_they_are_the_defaults(self, desk: Desk):
+        assert list(desk.resolve().cuts) == list(DEFAULT)
+
+    def test_the_runs_own_table_is_not_read(self, desk: Desk):
+        desk.write("arca.toml", "[thresholds]\ngini-sparse = 0.9\n", desk.run)
+        assert list(desk.resolve(cwd=desk.run).cuts) == list(DEFAULT)
+
+    def test_an_unknown_id_is_named_with_its_nearest(self, desk: Desk):
+        desk.write("arca.toml", "[thresholds]\ngini_sparse = 0.9\n")
+        error = desk.refused()
+        assert str(error) == "unknown threshold 'gini_sparse'"
+        assert error.hint == "did you mean gini-sparse?"
+
+    def test_without_a_near_one_all_are_listed(self, desk: Desk):
+        desk.write("arca.toml", "[thresholds]\nqqq = 0.9\n")
+        assert all(cut.id in desk.refused().hint for cut in DEFAULT)
+
+    @pytest.mark.parametrize(
+        "value", ["'0.9'", "true", "nan", "inf", "-inf", "-0.1", "[0.9]", "1" + "0" * 400]
+    )
+    def test_what_is_no_finite_number_is_refused(self, desk: Desk, value):
+        desk.write("arca.toml", f"[thresholds]\ngini-sparse = {value}\n")
+        error = desk.refused()
+        assert str(error).startswith("threshold gini-sparse: must be a finite number >= 0, found ")
+        assert len(str(error)) < 200
+        assert "explain gini-sparse" in error.hint
+
+    @pytest.mark.parametrize("text", ["thresholds = 0.9\n", "thresholds = ['gini-sparse']\n"])
+    def test_what_is_no_table_is_refused(self, desk: Desk, text):
+        desk.write("arca.toml", text)
+        assert "thresholds is not a table of ids and numbers" in str(desk.refused())
+        assert "[thresholds]" in desk.refused().hint
+
+    def test_nor_is_it_one_in_the_environment(self, desk: Desk):
+        error = desk.refused({"ARCA_DIAG_THRESHOLDS": "gini-sparse=0.9"})
+        assert "thresholds is not a table" in str(error)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "other"),
+        [
+            ("gini-sparse", 0.5, "gini-leaning-sparse"),
+            ("gini-uniform", 0.3, "gini-leaning-uniform"),
+            ("effn-uniform", 0.8, "effn-leaning-uniform"),
+            ("effn-sparse", 0.5, "effn-leaning-sparse"),
+            ("effn-leaning-uniform", 0.1, "effn-leaning-sparse"),
+        ],
+    )
+    def test_classes_that_would_overlap_are_refused(self, desk: Desk, name, value, other):
+        desk.write("arca.toml", f"[thresholds]\n{name} = {value}\n")
+        error = desk.refused()
+        assert name in str(error)
+        assert other in str(error)
+        assert "overlap" in str(error)
+
+    def test_the_default_value_given_is_no_other_value(self, desk: Desk):
+        desk.write("arca.toml", "[thresholds]\ngini-sparse = 0.85\nkl-at-start = 0.5\n")
+        found = desk.resolve()
+        assert found.thresholds_of(OF_TABLES) is None
+        assert found.thresholds_of(OF_FILES) == {"kl-at-start": 0.5}
+
+    def test_they_are_frozen(self, desk: Desk):
+        given = {"gini-sparse": 0.9}
+        found = ScanConfig(run=desk.run, thresholds=given)
+        given["gini-sparse"] = 0.95
+        assert found.cuts["gini-sparse"] == 0.9
+        with pytest.raises(TypeError):
+            found.thresholds["gini-sparse"] = 0.95

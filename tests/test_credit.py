@@ -1,11 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from arca_diag.credit import credit_weights
+from arca_diag.credit import credit_weights, top_entropy_weights
 from tests import reference
 from tests.conftest import Ragged, batch, laid_out, ragged
 
@@ -172,3 +173,88 @@ class TestUndefinedAndInvalid:
     def test_shapes_that_differ_are_refused(self, shape):
         with pytest.raises(ValueError, match=r"must share one \(completion, token\) shape"):
             credit_weights(np.ones((2, 3)), np.ones(shape, dtype=bool))
+
+
+def kept_by_counting(entropy: list[list[float]], share: float) -> list[list[bool]]:
+    """Tokens at or above the share's threshold, between two order statistics, in plain floats."""
+    ordered = sorted(value for row in entropy for value in row)
+    place = (1 - share) * (len(ordered) - 1)
+    low = math.floor(place + 1e-6)
+    between = max(place - low, 0.0)
+    above = ordered[min(low + 1, len(ordered) - 1)]
+    threshold = ordered[low] + between * (above - ordered[low])
+    return [[value >= threshold - 1e-5 for value in row] for row in entropy]
+
+
+class TestTopEntropy:
+    @given(st.data(), st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.3, 0.5, 0.7, 0.9, 1.0]))
+    def test_the_kept_tokens_of_a_completion_share_its_credit_evenly(self, data, share):
+        """Entropies on a grid much coarser than float32, so that no rounding decides."""
+        lengths = data.draw(st.lists(st.integers(1, 8), min_size=1, max_size=6))
+        entropy = [[data.draw(st.integers(0, 40)) / 8 for _ in range(length)] for length in lengths]
+        found = top_entropy_weights(*batch(*entropy), quantile=share)
+        for row, kept in zip(found, kept_by_counting(entropy, share), strict=True):
+            alike = 1 / sum(kept) if any(kept) else math.nan
+            expected = [alike if k else alike * 0 for k in kept]
+            assert row[: len(kept)].tolist() == pytest.approx(expected, rel=1e-12, nan_ok=True)
+            assert np.isnan(row[len(kept) :]).all()
+
+    def test_the_threshold_is_that_of_all_completions_together(self):
+        found = top_entropy_weights(*batch([0.1, 0.2], [3.0, 4.0]), quantile=0.5)
+        assert np.isnan(found[0]).all()
+        assert found[1].tolist() == [0.5, 0.5]
+
+    def test_all_are_kept_at_one_and_only_the_largest_at_none(self):
+        entropy = batch([1.0, 2.0, 0.0], [4.0, 4.0, 3.0])
+        assert_same(top_entropy_weights(*entropy, quantile=1.0), np.full((2, 3), 1 / 3))
+        found = top_entropy_weights(*entropy, quantile=0.0)
+        assert np.isnan(found[0]).all()
+        assert found[1].tolist() == [0.5, 0.5, 0.0]
+
+    def test_equal_entropies_are_all_kept(self):
+        found = top_entropy_weights(*batch([0.7] * 5), quantile=0.2)
+        assert found[0].tolist() == [0.2] * 5
+
+    def test_what_does_not_count_moves_no_threshold(self):
+        entropy = np.array([[1.0, 99.0, 2.0, math.nan]])
+        found = top_entropy_weights(entropy, np.array([[True, False, True, False]]), quantile=0.5)
+        np.testing.assert_array_equal(found, [[0.0, np.nan, 1.0, np.nan]])
+
+    @pytest.mark.parametrize("shape", [(0, 0), (0, 4), (3, 0), (3, 4)])
+    def test_without_a_counted_token_all_is_undefined(self, shape):
+        found = top_entropy_weights(np.ones(shape), np.zeros(shape, dtype=bool), quantile=0.2)
+        assert found.shape == shape
+        assert np.isnan(found).all()
+
+    @pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+    def test_an_impossible_share_is_refused(self, share):
+        with pytest.raises(ValueError, match="quantile must be from 0 to 1, got"):
+            top_entropy_weights(*batch([1.0]), quantile=share)
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -1e-3])
+    def test_an_impossible_entropy_is_refused(self, bad):
+        with pytest.raises(ValueError, match="counted value"):
+            top_entropy_weights(*batch([1.0, bad]), quantile=0.2)
+
+    def test_the_same_tokens_are_kept_as_trl_keeps(self):
+        torch = pytest.importorskip("torch")
+        trainer = pytest.importorskip("trl").GRPOTrainer
+        one_process = SimpleNamespace(
+            pad_across_processes=lambda tensor, **_: tensor, gather=lambda tensor: tensor
+        )
+        rng = np.random.default_rng(0)
+        for round_ in range(200):
+            shape = (int(rng.integers(1, 9)), int(rng.integers(1, 30)))
+            entropy = rng.exponential(size=shape).astype(np.float32)
+            if round_ % 2:
+                entropy = np.round(entropy, 1)  # ties, and thresholds that are a token's own
+            mask = rng.random(shape) < 0.8
+            share = float(rng.integers(0, 11)) / 10
+            kept = trainer.get_high_entropy_mask(
+                SimpleNamespace(accelerator=one_process),
+                torch.tensor(entropy),
+                torch.tensor(mask).long(),
+                1 - share,
+            ).numpy()
+            found = top_entropy_weights(entropy.astype(float), mask, quantile=share)
+            np.testing.assert_array_equal(np.nan_to_num(found) > 0, kept)

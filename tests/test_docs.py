@@ -85,8 +85,9 @@ def test_every_option_has_its_row() -> None:
         for cell in re.findall(r"^\| (`[a-z].*?) \|", section("Your own run"), re.M)
         for name in re.findall(r"`([^`]+)`", cell)
     }
-    fields = {f.replace("_", "-") for f in ScanConfig.model_fields} - {"run"}
+    fields = {f.replace("_", "-") for f in ScanConfig.model_fields} - {"run", "thresholds"}
     assert options == fields | {"json"}
+    assert "[thresholds]" in section("Your own run")  # a table of the file, and no option
 
 
 def test_every_option_of_inspect_is_one_of_scans_or_named() -> None:

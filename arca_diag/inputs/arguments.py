@@ -2,6 +2,7 @@
 
 import math
 
+from arca_diag.config import TOP_ENTROPY
 from arca_diag.inputs.runs import Run
 
 #: Temperatures that a softmax can be computed at: beyond, logits over- or underflow.
@@ -16,6 +17,20 @@ def temperature_of(asked: float | None, run: Run) -> tuple[float, str]:
     if recorded is not None and TEMPERATURES[0] <= recorded <= TEMPERATURES[1]:
         return recorded, f"recorded in {run.training_args_source}"
     return 1.0, "assumed: nothing recorded it"
+
+
+def declared_credit(asked: str | None, run: Run) -> tuple[str, str]:
+    """What the run weighted its tokens by, and where that comes from in words.
+
+    TRL's `top_entropy_quantile` Q < 1 keeps the share Q of a batch's tokens with the highest
+    entropy, and drops the others from the loss.
+    """
+    if asked is not None:
+        return asked, "given with --credit"
+    kept = number_of(run, "top_entropy_quantile")
+    if kept is not None and 0 <= kept < 1:
+        return f"{TOP_ENTROPY}{kept}", f"recorded in {run.training_args_source}"
+    return "uniform", "stock trainers weight tokens evenly"
 
 
 def longest_of(run: Run) -> int:

@@ -25,6 +25,7 @@ _SWIFT = (
     "max_completion_length", "loss_type", "scale_rewards", "top_p", "top_k", "min_p", "epsilon",
     "epsilon_high", "learning_rate", "logging_steps", "save_steps", "max_steps", "seed",
     "per_device_train_batch_size", "gradient_accumulation_steps", "ref_adapters",
+    "top_entropy_quantile",
 )  # fmt: skip
 
 #: TRL's name -> where NeMo-RL's config.yaml says the same.

@@ -1,6 +1,7 @@
 """A base model with the adapters of a run resident: one active, or none, or another reference."""
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.inputs.adapters import PREFIX, Adapter
 from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.models import load_model
-from arca_diag.inputs.reference import Reference
+from arca_diag.inputs.reference import Reference, rewrites_base
 from arca_diag.inputs.rehearsal import check_patterns
 from arca_diag.replay.convert import (
     Starts,
@@ -53,6 +54,7 @@ class AdaptedModel:
         self._known_biases = {n: p for n, p in base.named_parameters() if n.endswith(".bias")}
         self._biases: dict[str, dict[str, Tensor]] = {}  # resident adapter -> trained biases
         self._starts: Starts = {}
+        self._with_start: set[str] = set()  # resident adapters that hold their start behind them
         self._tried = 0
 
     def add(
@@ -104,6 +106,8 @@ class AdaptedModel:
             ) from error
         name = name or said
         self._labels[name] = label
+        if rewrites_base(adapter):
+            self._with_start.add(name)
         self._biases[name] = {k: v.to(self._known_biases[k]) for k, v in biases.items()}
 
     def refer(self, reference: Reference, checkpoints: list[str]) -> None:
@@ -184,6 +188,27 @@ class AdaptedModel:
             if "lora_" in key:
                 parameter.data = parameter.data.to(wide)
             parameter.requires_grad_(False)
+
+    def lora_parameters(self, name: str) -> list[tuple[torch.nn.Parameter, tuple[slice, ...]]]:
+        """The LoRA parameters of a resident adapter, each with the part that training moved.
+
+        A and B, those of an embedding, DoRA's magnitude, B's bias; no modules, tokens or biases
+        that are trained whole. Of PiSSA and OLoRA the start stands behind the trained part.
+        """
+        assert self.peft is not None
+        label, halved = self._labels[name], name in self._with_start
+        found = []
+        for key, parameter in self.peft.named_parameters():
+            matrix = next((a for a, b in itertools.pairwise(key.split(".")) if b == label), "")
+            if not matrix.startswith("lora_"):
+                continue
+            along_rank = {"lora_A": 0, "lora_B": 1}.get(matrix) if halved else None
+            moved = tuple(
+                slice(size // 2 if place == along_rank else size)
+                for place, size in enumerate(parameter.shape)
+            )
+            found.append((parameter, moved))
+        return found
 
     @property
     def head_is_adapted(self) -> bool:

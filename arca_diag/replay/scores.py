@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from arca_diag.inputs.rollouts.record import Rollout
 
@@ -33,3 +33,24 @@ class Replayed:
     kl_exact: Float[np.ndarray, " token"]
     residual: Float[np.ndarray, " token"]
     ref_norm: Float[np.ndarray, " token"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenGradients:
+    """How strongly each counted token of a completion would move the adapter.
+
+    Attributes:
+        rollout: The completion.
+        checkpoint: Name of the checkpoint whose adapter was active.
+        position: Places of the counted tokens in the completion, from 0.
+        gradient_norm: L2 norm of the gradient of log pi_theta(y_t | y_<t, x) by the adapter's LoRA
+            parameters.
+        output_factor: ||e_y - pi_theta||, the L2 norm of the same gradient by the logits (times
+            the temperature), in [0, sqrt(2)].
+    """
+
+    rollout: Rollout
+    checkpoint: str
+    position: Int[np.ndarray, " counted"]
+    gradient_norm: Float[np.ndarray, " counted"]
+    output_factor: Float[np.ndarray, " counted"]

@@ -54,3 +54,23 @@ class TokenGradients:
     position: Int[np.ndarray, " counted"]
     gradient_norm: Float[np.ndarray, " counted"]
     output_factor: Float[np.ndarray, " counted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerResiduals:
+    """How far an adapter moves what one layer puts out, over some tokens of one completion.
+
+    Attributes:
+        rollout: The completion.
+        checkpoint: Name of the checkpoint whose adapter was active.
+        layer: Which decoder layer, from 0; -1 for what goes into the first (the embedding), and
+            one more than the last for the final norm's output, which the head reads.
+        residual: L2 norm of h_adapted - h_ref of the layer's output.
+        ref_norm: L2 norm of its h_ref.
+    """
+
+    rollout: Rollout
+    checkpoint: str
+    layer: int
+    residual: Float[np.ndarray, " token"]
+    ref_norm: Float[np.ndarray, " token"]

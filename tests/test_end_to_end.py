@@ -393,7 +393,12 @@ def test_some_of_the_measured_checkpoints_are_nothing_new(copied: Path, tiny_run
 def test_other_judging_options_need_no_model_and_give_what_a_fresh_scan_gives(
     copied: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
-    judging: dict[str, Any] = {"sharpening": 2.0, "epsilon": 1e-3, "credit": "residual"}
+    judging: dict[str, Any] = {
+        "sharpening": 2.0,
+        "epsilon": 1e-3,
+        "credit": "residual",
+        "thresholds": {"gini-leaning-sparse": 0.7},
+    }
     stages = Stages()
     again = scan(tiny_run, stages, out=copied, **judging)
     assert again.did == "judged again"
@@ -407,6 +412,39 @@ def test_other_judging_options_need_no_model_and_give_what_a_fresh_scan_gives(
     assert one["options"] == other["options"]
     # And that is the state from now on.
     assert scan(tiny_run, out=copied, **judging).did == "nothing new"
+
+
+def test_other_cuts_move_classes_and_are_in_the_report(copied: Path, tiny_run: Path) -> None:
+    def classes() -> dict[str, int]:
+        table = pd.read_parquet(copied / "trajectories.parquet")
+        return dict(table["class"].value_counts())
+
+    before = classes()
+    cuts = {"tokens-short": 1000.0}
+    assert scan(tiny_run, out=copied, thresholds=cuts).did == "judged again"
+    assert classes()["short"] > before.get("short", 0)
+    values = {t["id"]: t["value"] for t in report_of(copied)["thresholds"]}
+    assert values["tokens-short"] == 1000
+    assert report_of(copied)["provenance"]["options"]["thresholds"] == cuts
+    # Without them it is the result of before.
+    assert scan(tiny_run, out=copied).did == "judged again"
+    assert classes() == before
+
+
+def test_the_credit_is_what_was_given_else_what_the_run_recorded(
+    copied: Path, tiny_run: Path
+) -> None:
+    def told() -> tuple[str, str]:
+        options = report_of(copied)["provenance"]["options"]
+        return options["credit"], options["credit_source"]
+
+    stock = ("uniform", "stock trainers weight tokens evenly")
+    assert told() == stock
+    assert scan(tiny_run, out=copied, credit="top_entropy:0.2").did == "judged again"
+    assert told() == ("top_entropy:0.2", "given with --credit")
+    assert scan(tiny_run, out=copied).did == "judged again"
+    assert told() == stock
+    assert scan(tiny_run, out=copied).did == "nothing new"
 
 
 def test_another_seed_is_recorded_and_moves_no_figure(copied: Path, tiny_run: Path) -> None:
@@ -446,6 +484,7 @@ def test_a_changed_table_is_not_judged_again(copied: Path, tiny_run: Path) -> No
         {"dtype": "float64"},
         {"redact_text": True},
         {"skip_bad_lines": True},
+        {"thresholds": {"kl-at-start": 0.1}},
     ],
     ids=lambda options: next(iter(options)),
 )

@@ -9,7 +9,7 @@ from scipy import special, stats
 
 from arca_diag.fidelity import Logged, judge_fidelity, mismatch_findings
 from arca_diag.results import Fidelity
-from arca_diag.thresholds import FIDELITY_THRESHOLDS
+from arca_diag.thresholds import DEFAULT, FIDELITY_THRESHOLDS, Cuts
 from tests.inputs import entry, rollout
 
 STEP = 7
@@ -69,7 +69,7 @@ class Case:
         self.rows = [self.rows[0] | row]
         return self
 
-    def judge(self) -> Fidelity:
+    def judge(self, cuts: Cuts = DEFAULT) -> Fidelity:
         (found,) = judge_fidelity(
             self.tokens,
             self.rollouts,
@@ -83,6 +83,7 @@ class Case:
                 micro_batch=self.micro_batch,
                 of_another=self.of_another,
             ),
+            cuts,
         )
         return found
 
@@ -441,23 +442,63 @@ class TestFinding:
         assert mismatch_findings([told]) == []
 
 
-def test_every_cut_is_used():
-    names = {t.id for t in FIDELITY_THRESHOLDS}
-    assert names == {
-        f"fidelity-{what}-{how}"
-        for what, how in (
-            ("logprob", "warn"),
-            ("logprob", "fail"),
-            ("entropy", "warn"),
-            ("entropy", "fail"),
-            ("entropy", "floor"),
-            ("kl", "warn"),
-            ("kl", "fail"),
-            ("kl", "floor"),
-            ("surprise", "warn"),
-            ("surprise", "fail"),
-            ("surprise", "floor"),
-            ("surprise", "text"),
-            ("surprise", "prompts"),
-        )
-    }
+def moved(name: str) -> tuple[float, Case, str, str]:
+    """Another value of a cut, a case that it decides, and its status before and after."""
+    case = Case()
+    per_token, sampled = TestPerToken().case, TestItsOwnSamples.sampled
+    kl = case.kl
+    match name.removeprefix("fidelity-"):
+        case "logprob-warn":
+            return 0.01, per_token(0.012), "pass", "warn"
+        case "logprob-fail":
+            return 0.025, per_token(0.03), "warn", "fail"
+        case "entropy-warn":
+            return 0.04, case.logged(entropy=case.entropy / 1.049), "pass", "warn"
+        case "entropy-fail":
+            return 0.055, case.logged(entropy=case.entropy / 1.06), "warn", "fail"
+        case "kl-warn":
+            return 0.05, case.logged(kl=kl / 1.08), "pass", "warn"
+        case "kl-fail":
+            return 0.15, case.logged(kl=kl / 1.2), "warn", "fail"
+        case "kl-floor":
+            case.tokens["log_ratio"] = 1e-5
+            return 1e-5, case.logged(kl=4e-4), "pass", "fail"
+        case "entropy-floor":
+            case.tokens["entropy"] = 5e-4
+            case.tokens["surprisal"] = 5e-4
+            return 1e-5, case.logged(entropy=1e-4), "pass", "fail"
+        case "surprise-warn":
+            return 10, sampled(0, sharper=0.6), "warn", "cannot-tell"
+        case "surprise-fail":
+            return 10, sampled(0, sharper=0.6), "fail", "warn"
+        case "surprise-text":
+            return 0, sampled(0, sharper=0.6, ids_exact=False), "cannot-tell", "fail"
+        case "surprise-prompts":
+            return 7, sampled(0, sharper=0.3, prompts=7), "cannot-tell", "fail"
+        case "surprise-floor":
+            case.rows = []
+            case.tokens["entropy"] = 1e-6
+            case.tokens["surprisal"] = 3e-4
+            return 1e-6, case, "cannot-tell", "fail"
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("cut", FIDELITY_THRESHOLDS, ids=lambda cut: cut.id)
+def test_another_value_of_a_cut_changes_what_is_found(cut):
+    value, case, before, after = moved(cut.id)
+    # What surprises fails by either cut of it: the first is seen where nothing fails.
+    lax = {"fidelity-surprise-fail": 10.0} if cut.id == "fidelity-surprise-warn" else {}
+    assert case.judge(DEFAULT.replaced(lax)).status == before
+    assert case.judge(DEFAULT.replaced(lax | {cut.id: value})).status == after
+
+
+@pytest.mark.parametrize(
+    ("cuts", "named"),
+    [({}, True), ({"fidelity-entropy-warn": 0.01}, False), ({"fidelity-kl-warn": 0.9}, False)],
+    ids=["by default", "entropy is off", "KL is not off"],
+)
+def test_the_cuts_say_whether_it_is_the_reference_alone(cuts, named):
+    figures = {"entropy_relative_difference": 0.02, "kl_relative_difference": 0.6}
+    told = Fidelity(checkpoint="7", status="fail", figures=figures, reason="off")
+    (found,) = mismatch_findings([told], DEFAULT.replaced(cuts))
+    assert ("--reference" in found.action) == named

@@ -24,7 +24,7 @@ from arca_diag.inputs.updates import layer_updates
 from arca_diag.lint import RULES, LintContext
 from arca_diag.lint import lint as told_of
 from arca_diag.results import Finding
-from arca_diag.thresholds import ADAPTER_THRESHOLDS
+from arca_diag.thresholds import ADAPTER_THRESHOLDS, DEFAULT
 from tests.conftest import ROOT
 from tests.inputs import edit_json, write_adapter
 
@@ -506,6 +506,12 @@ class TestLayers:
         (cut,) = ADAPTER_THRESHOLDS
         assert (cut.id, cut.value, cut.comparator) == ("layer-dominates", 0.5, ">")
         assert cut.source
+
+    def test_another_value_of_the_cut_decides(self, tmp_path):
+        dominated = self.dominated(tmp_path, 0.52)
+        lax = replace(HERE, cuts=DEFAULT.replaced({"layer-dominates": 0.6}))
+        assert told(dominated) == {("layer-dominates", 5): "warn"}
+        assert told(dominated, context=lax) == {}
 
     def test_layers_whose_b_is_zero_while_others_moved(self, tmp_path):
         tensors = trained() | {k: torch.zeros(4, 2) for k in B[:2]}

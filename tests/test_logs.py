@@ -8,6 +8,7 @@ from scipy import stats
 
 from arca_diag import logs
 from arca_diag.logs import RULES, Log, log_findings
+from arca_diag.thresholds import DEFAULT, LOG_THRESHOLDS, Cuts
 from tests.conftest import ROOT
 
 
@@ -20,9 +21,11 @@ def rows(**series: list[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def found(same_groups: float | None = None, **series: list[Any]) -> dict[str, str]:
+def found(
+    same_groups: float | None = None, cuts: Cuts = DEFAULT, **series: list[Any]
+) -> dict[str, str]:
     """Id -> level of every finding."""
-    told = log_findings(Log(rows=rows(**series), same_groups=same_groups))
+    told = log_findings(Log(rows=rows(**series), same_groups=same_groups, cuts=cuts))
     return {f.id: f.level for f in told}
 
 
@@ -168,6 +171,58 @@ class TestOthers:
             "completions-truncated": "warn"
         }
         assert found(completions__clipped_ratio=[0.8] * 20 + [0.0] * 20) == {}
+
+
+_FLAT = {"reward": around(0.4, 0.02)}
+_SAMPLER = "sampling__sampling_logp_difference__mean"
+#: A cut, another value of it, and a log whose findings it changes, from and to.
+MOVED: dict[str, tuple[float, dict[str, Any], dict[str, str], dict[str, str]]] = {
+    "no-advantage-warn": (
+        0.8,
+        {"frac_reward_zero_std": around(0.7, 0.05)},
+        {"no-advantage": "warn"},
+        {},
+    ),
+    "no-advantage-error": (
+        0.6,
+        {"frac_reward_zero_std": around(0.7, 0.05)},
+        {"no-advantage": "warn"},
+        {"no-advantage": "error"},
+    ),
+    "entropy-collapse-ratio": (
+        0.5,
+        {"same_groups": 0.9, "entropy": list(np.linspace(1, 0.3, 40)), **_FLAT},
+        {},
+        {"entropy-collapsed": "error"},
+    ),
+    "entropy-collapse-distinct": (
+        0.95,
+        {"same_groups": 0.9, "entropy": list(np.geomspace(2, 0.01, 40)), **_FLAT},
+        {"entropy-collapsed": "error"},
+        {"entropy-low": "note"},
+    ),
+    "sampler-mismatch-warn": (0.01, {_SAMPLER: [0.012] * 9}, {}, {"sampler-mismatch": "warn"}),
+    "sampler-mismatch-error": (
+        0.04,
+        {_SAMPLER: [0.05] * 9},
+        {"sampler-mismatch": "warn"},
+        {"sampler-mismatch": "error"},
+    ),
+    "kl-at-start": (1e-3, {"kl": [8.7e-4, 1e-3]}, {"reference-apart": "warn"}, {}),
+    "completions-truncated": (
+        0.9,
+        {"completions__clipped_ratio": [0.8] * 20},
+        {"completions-truncated": "warn"},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("cut", LOG_THRESHOLDS, ids=lambda cut: cut.id)
+def test_another_value_of_a_cut_changes_what_is_found(cut):
+    value, log, before, after = MOVED[cut.id]
+    assert found(**log) == before
+    assert found(cuts=DEFAULT.replaced({cut.id: value}), **log) == after
 
 
 def test_every_rule_is_reached_above():

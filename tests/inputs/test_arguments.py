@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from arca_diag.inputs.arguments import as_number, groups_a_step, number_of, temperature_of
+from arca_diag.inputs.arguments import (
+    as_number,
+    declared_credit,
+    groups_a_step,
+    number_of,
+    temperature_of,
+)
+from arca_diag.inputs.pickles import read_training_args
 from tests.inputs import a_run
 
 BATCH = {
@@ -26,6 +33,42 @@ class TestTemperature:
         value, source = temperature_of(None, a_run(training_args={"temperature": odd}))
         assert value == 1
         assert source.startswith("assumed")
+
+
+class TestCredit:
+    EVEN = ("uniform", "stock trainers weight tokens evenly")
+
+    def test_what_was_given_counts_before_what_was_recorded(self):
+        run = a_run(
+            training_args={"top_entropy_quantile": 0.2}, training_args_source="training_args.bin"
+        )
+        assert declared_credit("residual", run) == ("residual", "given with --credit")
+        assert declared_credit("uniform", run) == ("uniform", "given with --credit")
+        expected = ("top_entropy:0.2", "recorded in training_args.bin")
+        assert declared_credit(None, run) == expected
+
+    def test_none_of_the_share_is_the_single_token_of_the_largest_entropy(self):
+        run = a_run(training_args={"top_entropy_quantile": 0.0}, training_args_source="args.json")
+        assert declared_credit(None, run) == ("top_entropy:0.0", "recorded in args.json")
+
+    @pytest.mark.parametrize("kept", [1, 1.0, 1.5, -0.2, "0.2", None, True, math.nan, math.inf])
+    def test_all_of_it_and_what_is_no_share_are_even_credit(self, kept):
+        run = a_run(training_args={"top_entropy_quantile": kept})
+        assert declared_credit(None, run) == self.EVEN
+
+    def test_without_a_record_it_is_even(self):
+        assert declared_credit(None, a_run(training_args={})) == self.EVEN
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")  # of Transformers, at TRL's defaults
+    @pytest.mark.parametrize("kept", [0.2, 1.0])
+    def test_it_is_read_from_what_trl_writes(self, tmp_path, kept):
+        torch, trl = pytest.importorskip("torch"), pytest.importorskip("trl")
+        config = trl.GRPOConfig(
+            output_dir=str(tmp_path), use_cpu=True, bf16=False, top_entropy_quantile=kept
+        )
+        torch.save(config, tmp_path / "training_args.bin")
+        found = read_training_args(tmp_path / "training_args.bin")
+        assert found["top_entropy_quantile"] == kept
 
 
 class TestGroups:

@@ -351,10 +351,12 @@ class TestWhoLeftIt:
 class TestArgumentsOfOthers:
     def test_ms_swift_writes_them_as_json_and_no_credential_is_taken(self, run_folder):
         (run_folder / "checkpoint-20" / "args.json").write_text(
-            json.dumps({"temperature": 0.9, "beta": None, "hub_token": "x", "num_generations": 8})
+            json.dumps(
+                {"temperature": 0.9, "beta": None, "hub_token": "x", "top_entropy_quantile": 0.2}
+            )
         )
         found = find_run(run_folder)
-        assert found.training_args == {"temperature": 0.9, "num_generations": 8}
+        assert found.training_args == {"temperature": 0.9, "top_entropy_quantile": 0.2}
         assert found.training_args_source == "checkpoint-20/args.json"
 
     def test_ms_swift_says_which_adapter_the_policy_was_held_to(self, run_folder):

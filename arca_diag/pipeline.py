@@ -30,9 +30,11 @@ from arca_diag.measurements.evidence import Evidence
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
 from arca_diag.replay.adapted import AdaptedModel, load_adapted
-from arca_diag.replay.batches import Work
+from arca_diag.replay.batches import Work, plan, recompose
 from arca_diag.replay.forward import replay
 from arca_diag.replay.generate import sample_completions
+from arca_diag.replay.noise import BELOW_FLOAT32, noise_work, replay_in_float32
+from arca_diag.replay.scores import FLOAT32, OTHER_BATCH
 from arca_diag.report.charts import render_charts
 from arca_diag.results import SCHEMA_VERSION, Report
 
@@ -86,16 +88,25 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     selection = selection.only(a.checkpoint.name for a in inputs.adapters).filled(rollouts_read)
 
     store.prepare(folder, identity, keep=before is not None)
-    scored = replay(
-        model,
-        _work(inputs, selection),
-        temperature=inputs.temperature,
-        batch_tokens=config.batch_tokens or device.BATCH_TOKENS[where],
-        progress=progress,
-    )
+    batch_tokens = config.batch_tokens or device.BATCH_TOKENS[where]
+    batches = plan(_work(inputs, selection), batch_tokens)
+    progress.stage("replaying")
+    scored = replay(model, batches, temperature=inputs.temperature, progress=progress)
     rollouts = tables.rollout_table(r for g in selection.groups() for r in g.rollouts)
     steps = {a.checkpoint.name: a.checkpoint.step for a in inputs.adapters}
     tokens = tables.token_table(scored, steps, token_pieces(inputs))
+
+    progress.stage("measuring noise")
+    again = noise_work(selection, steps)
+    recomposed = recompose(batches, again)
+    rounded = list(replay(model, recomposed, temperature=inputs.temperature, progress=progress))
+    replicas = {OTHER_BATCH: rounded}
+    if dtype in BELOW_FLOAT32:
+        del model  # the base comes again, in twice the size
+        replicas[FLOAT32] = replay_in_float32(
+            inputs, again, where, batch_tokens=batch_tokens, progress=progress
+        )
+    noise = tables.noise_table(replicas, steps)
 
     progress.stage("measuring")
     members = tables.memberships(selection, steps)
@@ -106,6 +117,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         tokens=tokens,
         trajectories=trajectories,
         rollouts=rollouts,
+        noise=noise,
         steps=steps,
         sharpening=config.sharpening,
         epsilon=config.epsilon,
@@ -148,7 +160,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         thresholds=list(config.cuts),
         files={},
     )
-    frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)
+    frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts, noise=noise)
     if config.redact_text:
         report, frames = tables.redact(report, frames, inputs.salt)
     return _write(config, report, frames, folder, identity, did="measured")
@@ -166,6 +178,9 @@ def _judge_saved(
         tables.saved_memberships(store.read_table(folder, before, "trajectories.parquet")),
         store.read_table(folder, before, "rollouts.parquet"),
     )
+    noise = tables.noise_table({}, {})
+    if "noise.parquet" in before.files:  # results were once made without it
+        noise = store.read_table(folder, before, "noise.parquet")
     tokens, trajectories = tables.judge(
         tokens, members, epsilon=config.epsilon, sharpening=config.sharpening, cuts=config.cuts
     )
@@ -174,6 +189,7 @@ def _judge_saved(
         tokens=tokens,
         trajectories=trajectories,
         rollouts=rollouts,
+        noise=noise,
         steps=steps,
         sharpening=config.sharpening,
         epsilon=config.epsilon,
@@ -190,7 +206,7 @@ def _judge_saved(
             "thresholds": list(config.cuts),
         }
     )
-    frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts)
+    frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts, noise=noise)
     return _write(config, report, frames, folder, identity, did="judged again")
 
 

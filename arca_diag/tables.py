@@ -1,14 +1,15 @@
-"""The three tables of a result: a row a token, a row a trajectory, a row a rollout.
+"""The tables of a result: a row a token, a row a trajectory, a row a rollout, and noise.
 
 `tokens` has a row a token and checkpoint, `trajectories` a row a completion, checkpoint, signal
-and sharpening, `rollouts` a row a completion. The first holds all that judging needs: other
+and sharpening, `rollouts` a row a completion; `noise` has a row a token of the few completions
+that were replayed again. The first holds all that judging needs: other
 credit, epsilon or sharpening are applied to it again without a model.
 """
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -140,8 +141,56 @@ def token_table(
     Returns:
         Rows ordered by checkpoint step, rollout step, rollout and position.
     """
+    items = _in_order(replayed, steps)
+    lengths = _lengths(items)
+    rollouts = [r.rollout for r in items]
+    ids = np.array([i for r in rollouts for i in r.completion_ids], dtype=np.int64)
+    columns: dict[str, object] = {
+        "checkpoint": np.repeat(np.array([r.checkpoint for r in items], dtype=object), lengths),
+        "checkpoint_step": _steps([steps[r.checkpoint] for r in items], lengths),
+        "rollout_id": np.repeat(np.array([r.id for r in rollouts], dtype=object), lengths),
+        "rollout_step": _steps([r.step for r in rollouts], lengths),
+        "group_id": np.repeat(np.array([r.group_id for r in rollouts], dtype=object), lengths),
+        "position": _positions(lengths),
+        "token_id": ids,
+        "token": None if pieces is None else np.array(pieces, dtype=object)[ids],
+        "counted": _counted(items),
+        **_scores(items),
+    }
+    return pd.DataFrame(columns, columns=[n for n in TOKENS.names if not n.startswith("w_")])
+
+
+def noise_table(
+    replicas: Mapping[str, Iterable[Replayed]], steps: Mapping[str, int | None]
+) -> pd.DataFrame:
+    """One row a token, checkpoint and replica, with every raw signal as it came out there.
+
+    Args:
+        replicas: Name of a replica -> what the model said in it.
+        steps: Checkpoint name -> its step.
+
+    Returns:
+        Rows ordered by replica as given, then as in `token_table`; none without a replica.
+    """
+    parts = []
+    for name, replayed in replicas.items():
+        items = _in_order(replayed, steps)
+        lengths = _lengths(items)
+        columns = {
+            "checkpoint": np.repeat(np.array([r.checkpoint for r in items], dtype=object), lengths),
+            "rollout_id": np.repeat(np.array([r.rollout.id for r in items], dtype=object), lengths),
+            "replica": name,
+            "position": _positions(lengths),
+            **_scores(items),
+        }
+        parts.append(pd.DataFrame(columns, columns=NOISE.names))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=NOISE.names)
+
+
+def _in_order(replayed: Iterable[Replayed], steps: Mapping[str, int | None]) -> list[Replayed]:
+    """By checkpoint step, rollout step and rollout."""
     order = {name: place for place, name in enumerate(steps)}
-    items = sorted(
+    return sorted(
         replayed,
         key=lambda r: (
             order[r.checkpoint],
@@ -149,10 +198,11 @@ def token_table(
             r.rollout.id,
         ),
     )
-    lengths = np.array([len(r.logprob) for r in items], dtype=np.int64)
-    rollouts = [r.rollout for r in items]
-    ids = np.array([i for r in rollouts for i in r.completion_ids], dtype=np.int64)
-    counted = np.array([m for r in rollouts for m in r.mask], dtype=bool)
+
+
+def _scores(items: Sequence[Replayed]) -> dict[str, np.ndarray]:
+    """Every raw signal, and the reference's, of all tokens of these completions in a row."""
+    lengths, counted = _lengths(items), _counted(items)
     flat = {
         name: np.concatenate([getattr(r, name) for r in items]) if items else np.empty(0)
         for name in (
@@ -165,32 +215,35 @@ def token_table(
             "ref_norm",
         )
     }
-    columns: dict[str, object] = {
-        "checkpoint": np.repeat(np.array([r.checkpoint for r in items], dtype=object), lengths),
-        "checkpoint_step": _steps([steps[r.checkpoint] for r in items], lengths),
-        "rollout_id": np.repeat(np.array([r.id for r in rollouts], dtype=object), lengths),
-        "rollout_step": _steps([r.step for r in rollouts], lengths),
-        "group_id": np.repeat(np.array([r.group_id for r in rollouts], dtype=object), lengths),
-        "position": np.concatenate([np.arange(n) for n in lengths]) if items else np.empty(0),
-        "token_id": ids,
-        "token": None if pieces is None else np.array(pieces, dtype=object)[ids],
-        "counted": counted,
+    columns = {
         "log_ratio": flat["logprob"] - flat["ref_logprob"],
         "ref_surprisal": -flat["ref_logprob"],
         "ref_entropy": flat["ref_entropy"],
     }
     for name in (*SIGNAL_NAMES, "ref_entropy_reduction"):
-        columns[name] = np.empty(len(ids))
+        columns[name] = np.empty(len(counted))
     for rows, part in _chunks(lengths):
         mask = padded(counted[rows], part, False)
         arrays = {name: padded(values[rows], part, np.nan) for name, values in flat.items()}
         scores = TokenScores(mask=mask, **arrays)
         inside = np.arange(mask.shape[1]) < part[:, None]
         for signal in SIGNALS:
-            columns[signal.name][rows] = signal.measure(scores)[inside]  # type: ignore[index]
+            columns[signal.name][rows] = signal.measure(scores)[inside]
         drop = entropy_drop(scores.ref_entropy, mask)
-        columns["ref_entropy_reduction"][rows] = drop[inside]  # type: ignore[index]
-    return pd.DataFrame(columns, columns=[n for n in TOKENS.names if not n.startswith("w_")])
+        columns["ref_entropy_reduction"][rows] = drop[inside]
+    return columns
+
+
+def _lengths(items: Sequence[Replayed]) -> np.ndarray:
+    return np.array([len(r.logprob) for r in items], dtype=np.int64)
+
+
+def _positions(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.arange(n) for n in lengths]) if len(lengths) else np.empty(0)
+
+
+def _counted(items: Sequence[Replayed]) -> np.ndarray:
+    return np.array([m for r in items for m in r.rollout.mask], dtype=bool)
 
 
 def memberships(selection: Selection, checkpoints: Iterable[str]) -> pd.DataFrame:
@@ -287,11 +340,12 @@ def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The three tables of a result."""
+    """The tables of a result."""
 
     tokens: pd.DataFrame
     trajectories: pd.DataFrame
     rollouts: pd.DataFrame
+    noise: pd.DataFrame = field(default_factory=lambda: noise_table({}, {}))
 
     def to_parquet(self) -> dict[str, bytes]:
         """The tables as files of the result folder."""
@@ -299,6 +353,7 @@ class Tables:
             "tokens.parquet": to_parquet(self.tokens, TOKENS),
             "trajectories.parquet": to_parquet(self.trajectories, TRAJECTORIES),
             "rollouts.parquet": to_parquet(self.rollouts, ROLLOUTS),
+            "noise.parquet": to_parquet(self.noise, NOISE),
         }
 
 
@@ -316,6 +371,7 @@ def redact(report: Report, frames: Tables, salt: bytes) -> tuple[Report, Tables]
         tokens=_renamed(tokens, salt),
         trajectories=_renamed(frames.trajectories, salt),
         rollouts=_renamed(rollouts, salt),
+        noise=_renamed(frames.noise, salt),
     )
     fixed = [pseudonym(name, salt) for name in report.rollouts.fixed_set]
     info = report.rollouts.model_copy(update={"fixed_set": fixed, "unknown_fields": {}})

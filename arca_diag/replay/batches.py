@@ -8,6 +8,9 @@ from torch import Tensor
 
 from arca_diag.inputs.rollouts.record import Rollout
 
+#: Padding behind what would have none: enough to change the shape of every product.
+_SPARE = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -64,12 +67,29 @@ def plan(work: list[Work], budget: int) -> list[Batch]:
     return [_pad(tuple(batch)) for batch in batches]
 
 
+def recompose(batches: list[Batch], work: list[Work]) -> list[Batch]:
+    """Run some of the planned rollouts again, each in a composition that it was not in before.
+
+    What shared its batch runs alone and without padding; what ran alone runs beside a copy of
+    itself, with padding behind both.
+
+    Args:
+        batches: As from `plan`, holding every rollout of `work`.
+        work: What to run again under what.
+    """
+    shared = {w.rollout.id for batch in batches if len(batch.work) > 1 for w in batch.work}
+    return [
+        _pad((item,)) if item.rollout.id in shared else _pad((item, item), spare=_SPARE)
+        for item in work
+    ]
+
+
 def _length(rollout: Rollout) -> int:
     return len(rollout.prompt_ids) + len(rollout.completion_ids)
 
 
-def _pad(work: tuple[Work, ...]) -> Batch:
-    width = max(_length(w.rollout) for w in work)
+def _pad(work: tuple[Work, ...], *, spare: int = 0) -> Batch:
+    width = max(_length(w.rollout) for w in work) + spare
     ids = torch.zeros(len(work), width, dtype=torch.long)
     attend = torch.zeros(len(work), width, dtype=torch.bool)
     predicts = torch.zeros(len(work), width, dtype=torch.bool)

@@ -10,33 +10,29 @@ from torch import Tensor
 from arca_diag.errors import CheckpointError
 from arca_diag.progress import Progress
 from arca_diag.replay.adapted import AdaptedModel
-from arca_diag.replay.batches import Batch, Work, plan
+from arca_diag.replay.batches import Batch
 from arca_diag.replay.head import Head, score_tokens
 from arca_diag.replay.scores import Replayed
 
 
 def replay(
     model: AdaptedModel,
-    work: list[Work],
+    batches: list[Batch],
     *,
     temperature: float,
-    batch_tokens: int,
     progress: Progress,
 ) -> Iterator[Replayed]:
-    """Run every rollout under the reference and under its checkpoints; yield token scores.
+    """Run every batch under the reference and under its checkpoints; yield token scores.
 
     A batch runs once under the reference and once under each of its checkpoints, so that N
     checkpoints cost N + 1 passes; checkpoints with references of their own cost a pass for each.
 
     Args:
         model: The base with every needed adapter resident.
-        work: What to replay under what.
+        batches: What to replay under what, and what goes through the model together.
         temperature: Logits are divided by it.
-        batch_tokens: Padded tokens a batch.
         progress: Hears of every pass.
     """
-    batches = plan(work, batch_tokens)
-    progress.stage("replaying")
     progress.start(sum(int(b.attend.sum()) * _passes(model, b) for b in batches), "tokens")
     with torch.inference_mode():
         model.check_head()

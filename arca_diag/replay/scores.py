@@ -7,6 +7,10 @@ from jaxtyping import Float, Int
 
 from arca_diag.inputs.rollouts.record import Rollout
 
+#: Replicas of a replay that show what rounding does: the same tokens, in another composition of
+#: batches, or in float32 where the replay has less.
+OTHER_BATCH, FLOAT32 = "other-batch", "float32"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:

@@ -40,16 +40,17 @@ def subsample(selection: Selection, checkpoint: str, *, tokens: int = 0) -> tupl
 def _spread(groups: Iterable[Group]) -> list[Rollout]:
     """Completions that count a token: the first of every prompt, the second of every prompt, ..."""
     by_prompt: dict[str, list[Rollout]] = {}
-    for rollout in sorted((r for g in groups for r in g.rollouts), key=lambda r: _fixed_hash(r.id)):
+    for rollout in sorted((r for g in groups for r in g.rollouts), key=lambda r: fixed_hash(r.id)):
         if rollout.n_counted:
             by_prompt.setdefault(rollout.cluster, []).append(rollout)
     placed = [
-        (turn, _fixed_hash(prompt), rollout)
+        (turn, fixed_hash(prompt), rollout)
         for prompt, rollouts in by_prompt.items()
         for turn, rollout in enumerate(rollouts)
     ]
     return [rollout for *_, rollout in sorted(placed, key=lambda item: item[:2])]
 
 
-def _fixed_hash(identity: str) -> str:
+def fixed_hash(identity: str) -> str:
+    """A number for a name, as text that sorts: random to look at and always the same."""
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()

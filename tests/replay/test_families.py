@@ -13,7 +13,7 @@ from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.runs import Checkpoint
 from arca_diag.progress import Silent
 from arca_diag.replay.adapted import AdaptedModel
-from arca_diag.replay.batches import Work
+from arca_diag.replay.batches import Work, plan
 from arca_diag.replay.forward import replay
 
 SMALL = {
@@ -85,7 +85,7 @@ def test_a_family_is_scored_as_its_own_forward_scores(family: str, tmp_path: Pat
         )
         for number, (prompt, completion) in enumerate(SEQUENCES)
     ]
-    found = list(replay(model, work, temperature=TEMPERATURE, batch_tokens=100, progress=Silent()))
+    found = list(replay(model, plan(work, 100), temperature=TEMPERATURE, progress=Silent()))
     assert len(found) == len(SEQUENCES)
     for one in found:
         prompt, completion = SEQUENCES[int(one.rollout.id)]

@@ -28,7 +28,7 @@ from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.runs import Checkpoint
 from arca_diag.progress import Silent
 from arca_diag.replay.adapted import AdaptedModel
-from arca_diag.replay.batches import Work
+from arca_diag.replay.batches import Work, plan
 from arca_diag.replay.forward import replay
 from arca_diag.replay.scores import Replayed
 
@@ -126,9 +126,7 @@ def scored(
     batch_tokens: int = 512,
 ) -> dict[tuple[str, str], Replayed]:
     work = [Work(rollout=r, checkpoints=tuple(checkpoints)) for r in rollouts]
-    found = replay(
-        model, work, temperature=temperature, batch_tokens=batch_tokens, progress=Silent()
-    )
+    found = replay(model, plan(work, batch_tokens), temperature=temperature, progress=Silent())
     return {(r.checkpoint, r.rollout.id): r for r in found}
 
 
@@ -781,7 +779,7 @@ def test_progress_hears_of_every_token_of_every_pass(tiny_run: Path) -> None:
     folders = [tiny_run / f"checkpoint-{step}" for step in (2, 20)]
     work = [Work(rollout=r, checkpoints=tuple(f.name for f in folders)) for r in rollouts]
     model = load(tiny_run / "base", *folders)
-    list(replay(model, work, temperature=1.0, batch_tokens=90, progress=Listener()))
+    list(replay(model, plan(work, 90), temperature=1.0, progress=Listener()))
     real = sum(len(r.prompt_ids + r.completion_ids) for r in rollouts)
     assert heard[0] == -3 * real
     assert sum(heard) == 0

@@ -20,7 +20,7 @@ from arca_diag.inputs.runs import find_run
 from arca_diag.pipeline import diagnose
 from arca_diag.progress import Silent
 from arca_diag.replay.adapted import AdaptedModel, load_adapted
-from arca_diag.replay.batches import Work
+from arca_diag.replay.batches import Work, plan
 from arca_diag.replay.forward import replay
 from arca_diag.replay.scores import Replayed
 from tests.replay.test_convert import special_adapter, summed
@@ -154,7 +154,7 @@ def test_equal_references_cost_one_pass(tmp_path: Path, seeds: tuple[int, int], 
             heard.append(done)
 
     work = [Work(rollout=r, checkpoints=tuple(NAMES)) for r in rollouts]
-    list(replay(loaded(run), work, temperature=1.0, batch_tokens=90, progress=Listener()))
+    list(replay(loaded(run), plan(work, 90), temperature=1.0, progress=Listener()))
     real = sum(len(r.prompt_ids + r.completion_ids) for r in rollouts)
     assert heard[0] == -(2 + extra) * real
     assert sum(heard) == 0

@@ -1,0 +1,114 @@
+"""Replicas of a replay: some of its tokens again, rounded otherwise, to see what rounding does.
+
+A small residual or a small log-ratio is a difference of large numbers, and in bfloat16 it can be
+rounding alone. So how far a signal can be believed is measured on the run itself.
+"""
+
+import gc
+import statistics
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+
+from arca_diag.inputs.gathered import Inputs
+from arca_diag.inputs.rollouts.record import Rollout
+from arca_diag.inputs.selection import Group, Selection
+from arca_diag.progress import Progress
+from arca_diag.replay.adapted import load_adapted
+from arca_diag.replay.batches import Work, plan
+from arca_diag.replay.forward import replay
+from arca_diag.replay.scores import FLOAT32, Replayed
+from arca_diag.replay.subsample import PROMPTS, fixed_hash
+
+#: Precisions in which a replay is compared with float32.
+BELOW_FLOAT32 = ("bfloat16", "float16")
+
+#: Counted tokens that a completion should have: below, an order of its tokens says too little.
+_ENOUGH = 8
+
+
+def noise_work(selection: Selection, checkpoints: Iterable[str]) -> list[Work]:
+    """The completions that are replayed again, and under which checkpoints.
+
+    Of each checkpoint's own set and of the fixed set, one completion of each of up to `PROMPTS`
+    prompts: at evenly spaced steps, of `_ENOUGH` counted tokens or more where there are such,
+    and near to the median length. Names decide the rest by a fixed hash, so that neither a seed
+    nor the order of files moves the choice.
+
+    Args:
+        selection: The chosen groups, their completions loaded.
+        checkpoints: Names of those that are measured.
+    """
+    fixed = _sample(selection.fixed)
+    chosen: dict[str, Rollout] = {}
+    under: dict[str, list[str]] = {}
+    for name in checkpoints:
+        for identity, rollout in (fixed | _sample(selection.own[name])).items():
+            chosen[identity] = rollout
+            under.setdefault(identity, []).append(name)
+    return [
+        Work(rollout=chosen[identity], checkpoints=tuple(under[identity]))
+        for identity in sorted(chosen)
+    ]
+
+
+def replay_in_float32(
+    inputs: Inputs,
+    work: list[Work],
+    device: str,
+    *,
+    batch_tokens: int,
+    progress: Progress,
+) -> list[Replayed]:
+    """Replay in float32, from the base's own weights and not from rounded ones.
+
+    The caller frees its model first. Float32 needs twice the room of what fitted: where the
+    device lacks it, the CPU takes over.
+
+    Args:
+        inputs: Of the scan; the temperature is theirs.
+        work: What to replay under what.
+        device: Kind of device to try first.
+        batch_tokens: Padded tokens a batch.
+        progress: Hears of every pass.
+    """
+
+    def on(device: str) -> list[Replayed]:
+        gc.collect()  # models hold themselves in cycles
+        model, _ = load_adapted(inputs, FLOAT32, device)
+        batches = plan(work, batch_tokens)
+        return list(replay(model, batches, temperature=inputs.temperature, progress=progress))
+
+    try:
+        return on(device)
+    except torch.OutOfMemoryError:
+        pass  # outside of this block nothing holds the model that did not fit
+    return on("cpu")
+
+
+def _sample(groups: Iterable[Group]) -> dict[str, Rollout]:
+    left = [r for group in groups for r in group.rollouts if r.n_counted]
+    if not left:
+        return {}
+    prompt = {r.id: r.cluster for r in left}
+    length = float(statistics.median(r.n_counted for r in left))
+    first, last = (end(r.step or 0 for r in left) for end in (min, max))
+    count = min(PROMPTS, len(set(prompt.values())))
+    chosen = {}
+    for place in range(count):
+        step = first + (last - first) * (place + 0.5) / count
+        best = min(left, key=partial(_preference, step=step, length=length))
+        chosen[best.id] = best
+        left = [r for r in left if prompt[r.id] != prompt[best.id]]
+    return chosen
+
+
+def _preference(rollout: Rollout, *, step: float, length: float) -> tuple[Any, ...]:
+    return (
+        rollout.n_counted < _ENOUGH,
+        abs((rollout.step or 0) - step),
+        abs(rollout.n_counted - length),
+        fixed_hash(rollout.id),
+    )

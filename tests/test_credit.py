@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from arca_diag.credit import credit_weights, top_entropy_weights
+from arca_diag.credit import credit_weights, floor_share, top_entropy_weights
 from tests import reference
 from tests.conftest import Ragged, batch, laid_out, ragged
 
@@ -186,6 +186,46 @@ def kept_by_counting(entropy: list[list[float]], share: float) -> list[list[bool
     return [[value >= threshold - 1e-5 for value in row] for row in entropy]
 
 
+class TestFloorShare:
+    def test_scores_as_large_as_the_floor_leave_it_half(self):
+        assert floor_share(*batch([0.5, 0.5, 0.5]), epsilon=0.5).item() == 0.5
+
+    def test_one_score_among_many_zeros_competes_with_all_their_floors(self):
+        found = floor_share(*batch([9e-8] + [0.0] * 9), epsilon=1e-8).item()
+        assert found == pytest.approx(10 / 19, rel=1e-12)
+
+    def test_without_a_floor_it_has_no_share(self):
+        assert floor_share(*batch([0.0, 1e-300]), epsilon=0.0).item() == 0.0
+
+    @given(it=ragged(), epsilon=FLOORS)
+    def test_it_agrees_with_the_reference(self, it: Ragged, epsilon):
+        found = floor_share(it.values, it.mask, epsilon=epsilon)
+        expected = [reference.floor_share(row, epsilon=epsilon) for row in it.rows]
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-300)
+        assert (np.isnan(found) | ((found >= 0) & (found <= 1))).all()
+
+    @given(it=ragged(min_tokens=2), epsilon=st.sampled_from([1e-8, 1e-3, 1.0]))
+    def test_it_is_the_token_without_salience_times_all_of_them(self, it: Ragged, epsilon):
+        rows = [[0.0, *row] for row in it.rows]
+        values, mask = batch(*rows)
+        weights = credit_weights(values, mask, epsilon=epsilon)
+        expected = weights[:, 0] * [len(row) for row in rows]
+        assert_same(floor_share(values, mask, epsilon=epsilon), expected)
+
+    @pytest.mark.parametrize("row", [[], [1.0], [0.0], [0.0, 0.0]])
+    def test_undefined_is_nan_and_leaves_the_others_alone(self, row):
+        found = floor_share(*batch([1.0, 1.0], row), epsilon=1.0)
+        assert found[0] == 0.5
+        assert math.isnan(found[1])
+
+    @pytest.mark.parametrize("bad", [-1e-9, math.inf, math.nan])
+    def test_impossible_scores_and_floors_are_refused(self, bad):
+        with pytest.raises(ValueError, match=r"must be >= 0|NaN or infinite"):
+            floor_share(*batch([1.0, bad]))
+        with pytest.raises(ValueError, match="epsilon must be a finite number >= 0"):
+            floor_share(*batch([1.0, 2.0]), epsilon=bad)
+
+
 class TestTopEntropy:
     @given(st.data(), st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.3, 0.5, 0.7, 0.9, 1.0]))
     def test_the_kept_tokens_of_a_completion_share_its_credit_evenly(self, data, share):
@@ -214,6 +254,11 @@ class TestTopEntropy:
     def test_equal_entropies_are_all_kept(self):
         found = top_entropy_weights(*batch([0.7] * 5), quantile=0.2)
         assert found[0].tolist() == [0.2] * 5
+
+    def test_a_token_at_the_threshold_is_kept_as_in_float32(self):
+        # 1 - .7 is above .3 in float64, and the threshold would be above the fourth token.
+        found = top_entropy_weights(*batch([float(n) for n in range(11)]), quantile=0.7)
+        assert found[0].tolist() == [0.0] * 3 + [1 / 8] * 8
 
     def test_what_does_not_count_moves_no_threshold(self):
         entropy = np.array([[1.0, 99.0, 2.0, math.nan]])
@@ -245,16 +290,16 @@ class TestTopEntropy:
         rng = np.random.default_rng(0)
         for round_ in range(200):
             shape = (int(rng.integers(1, 9)), int(rng.integers(1, 30)))
-            entropy = rng.exponential(size=shape).astype(np.float32)
+            entropy = rng.exponential(size=shape)
             if round_ % 2:
                 entropy = np.round(entropy, 1)  # ties, and thresholds that are a token's own
             mask = rng.random(shape) < 0.8
             share = float(rng.integers(0, 11)) / 10
             kept = trainer.get_high_entropy_mask(
                 SimpleNamespace(accelerator=one_process),
-                torch.tensor(entropy),
+                torch.tensor(entropy, dtype=torch.float32),
                 torch.tensor(mask).long(),
                 1 - share,
             ).numpy()
-            found = top_entropy_weights(entropy.astype(float), mask, quantile=share)
+            found = top_entropy_weights(entropy, mask, quantile=share)
             np.testing.assert_array_equal(np.nan_to_num(found) > 0, kept)

@@ -431,6 +431,21 @@ def test_other_cuts_move_classes_and_are_in_the_report(copied: Path, tiny_run: P
     assert classes() == before
 
 
+def test_cuts_of_the_runs_files_decide_when_it_is_scanned(
+    copied: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    cuts = {"layer-dominates": 0.01, "no-advantage-warn": 0.0, "fidelity-entropy-floor": 9.0}
+    scan(tiny_run, out=tmp_path / "moved", checkpoints="20", groups=1, thresholds=cuts)
+    before, after = report_of(copied), report_of(tmp_path / "moved")
+    ids = [{f["id"] for f in r["findings"]} for r in (before, after)]
+    assert ids[1] - ids[0] == {"layer-dominates", "no-advantage"}
+    gaps = [
+        r["replay_fidelity"][0]["figures"]["entropy_relative_difference"] for r in (before, after)
+    ]
+    assert gaps[0] > 0 == gaps[1]  # at most the floor, a mean is rounding
+    assert {t["id"]: t["value"] for t in after["thresholds"]}.items() >= cuts.items()
+
+
 def test_the_credit_is_what_was_given_else_what_the_run_recorded(
     copied: Path, tiny_run: Path
 ) -> None:

@@ -52,6 +52,15 @@ class TestASample:
         # The base of the larger one is not in the repository, which is no fault of the run.
         assert {f.id for f in inspected(run).findings if f.level != "note"} <= {"base-missing"}
 
+    def test_is_judged_by_the_cuts_that_were_set(self):
+        def found(**cuts: float) -> set[str]:
+            return {f.id for f in inspected(TINY, thresholds=cuts).findings}
+
+        moved = {"layer-dominates", "no-advantage"}
+        assert not found() & moved
+        assert found(**{"layer-dominates": 0.01}) & moved == {"layer-dominates"}
+        assert found(**{"no-advantage-warn": 0.0}) & moved == {"no-advantage"}
+
     def test_is_described(self):
         found = inspected(TINY)
         run = found.run

@@ -1,12 +1,17 @@
 """The cuts as data: their comparators, and what other values do to them."""
 
+import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from arca_diag.report.console import render_console
 from arca_diag.results import Threshold
-from arca_diag.thresholds import DEFAULT, Cuts
+from arca_diag.thresholds import ASCENDING, DEFAULT, OF_FILES, OF_TABLES, Cuts
+from tests.test_results import report
 
 
 def cut(comparator: str, value: float = 0.5) -> Cuts:
@@ -77,7 +82,49 @@ class TestDefault:
         assert all(i in DEFAULT for i in ids)
         assert "no-cut" not in DEFAULT
 
+    def test_every_cut_judges_either_tables_or_files(self):
+        assert not {c.id for c in OF_TABLES} & {c.id for c in OF_FILES}
+        assert [*OF_TABLES, *OF_FILES] == list(DEFAULT)
+
+    def test_the_ladders_hold_every_cut_between_classes_in_ascending_order(self):
+        ids = {c.id for c in DEFAULT if c.id.startswith(("gini-", "effn-"))}
+        assert {name for ladder in ASCENDING for name in ladder} == ids
+        for ladder in ASCENDING:
+            values = [DEFAULT[name] for name in ladder]
+            assert values == sorted(set(values))
+
     @pytest.mark.parametrize("found", list(DEFAULT), ids=lambda c: c.id)
     def test_each_is_a_finite_number_and_says_where_it_comes_from(self, found):
         assert math.isfinite(found.value)
         assert found.source.strip()
+
+
+class TestOnTheConsole:
+    def printed(self, cuts: Cuts, **options: str) -> str:
+        made = report(thresholds=list(cuts), measurements=[], verdicts=[])
+        given = made.provenance.options | {"epsilon": 1e-8} | options
+        made = made.model_copy(
+            update={
+                "provenance": made.provenance.model_copy(
+                    update={"options": given, "base": {"name": "a base"}}
+                )
+            }
+        )
+        console = Console(file=io.StringIO(), width=200)
+        console.print(render_console(made, Path("out"), "next"))
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    def test_the_cuts_that_were_set_are_named_beside_their_defaults(self):
+        told = {"credit": "uniform", "credit_source": "given with --credit"}
+        text = self.printed(DEFAULT.replaced({"gini-sparse": 0.9, "kl-at-start": 1.0}), **told)
+        (line,) = (line for line in text.splitlines() if line.startswith("Thresholds"))
+        assert line.split(maxsplit=1)[1].strip() == (
+            "gini-sparse 0.9 (default 0.85), kl-at-start 1 (default 0.0005)"
+        )
+        assert "Thresholds" not in self.printed(DEFAULT, **told)
+
+    def test_the_credit_is_named_with_where_it_comes_from(self):
+        told = {"credit": "top_entropy:0.2", "credit_source": "recorded in args.json"}
+        assert "top_entropy:0.2 in training (recorded in args.json)" in self.printed(
+            DEFAULT, **told
+        )

@@ -413,7 +413,11 @@ class TestRegimes:
 
     @pytest.mark.parametrize(
         ("name", "value", "regime"),
-        [("clusters-least", 9, "inconclusive"), ("share-majority", 0.7, "inconclusive")],
+        [
+            ("clusters-least", 8, "sparse"),
+            ("clusters-least", 8.5, "inconclusive"),
+            ("share-majority", 0.7, "inconclusive"),
+        ],
     )
     def test_the_cuts_are_data(self, name, value, regime):
         clusters = ["ssss"] * 8

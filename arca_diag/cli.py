@@ -142,6 +142,13 @@ _MaxNewTokens = Annotated[
     int | None,
     typer.Option(metavar="N", help="Longest sampled completion. (default: the run's, else 256)"),
 ]
+_Gradients = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="True gradients of N tokens a checkpoint: a backward pass each. (default: 0)",
+    ),
+]
 _Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv for all.")
 ]
@@ -176,6 +183,7 @@ def scan(
     prompts: _Prompts = None,
     generate: _Generate = None,
     max_new_tokens: _MaxNewTokens = None,
+    gradients: _Gradients = None,
     verbose: _Verbose = 0,
 ) -> None:
     """Replay a run's rollouts under its checkpoints and measure every credit signal."""

@@ -69,6 +69,7 @@ REPLAY = (
     "prompts",
     "generate",
     "max_new_tokens",
+    "gradients",
 )
 
 
@@ -103,6 +104,7 @@ class ScanConfig(BaseModel):
     prompts: Path | None = None
     generate: Annotated[int, Field(ge=1)] | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    gradients: Annotated[int, Field(ge=0)] = 0
     thresholds: Annotated[Mapping[str, float], AfterValidator(MappingProxyType)] = Field(
         default_factory=lambda: MappingProxyType({})
     )

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
+
 from arca_diag import __version__, describe, fidelity, findings, store, tables, verdict
 from arca_diag.config import ScanConfig
 from arca_diag.errors import ResultError
@@ -22,7 +24,8 @@ from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import prompt_ids
 from arca_diag.inputs.runs import Run, find_run
 from arca_diag.inputs.selection import Selection, default_window, group_entries, select
-from arca_diag.inputs.updates import layer_updates
+from arca_diag.inputs.updates import Updates, layer_updates
+from arca_diag.layers import LAYERS, layer_table
 from arca_diag.lint import lint
 from arca_diag.logs import log_findings
 from arca_diag.measurements import measure
@@ -33,10 +36,13 @@ from arca_diag.replay.adapted import AdaptedModel, load_adapted
 from arca_diag.replay.batches import Work, plan, recompose
 from arca_diag.replay.forward import replay
 from arca_diag.replay.generate import sample_completions
+from arca_diag.replay.gradients import check_memory, measure_gradients
+from arca_diag.replay.layers import UnknownLayers, find_decoder, layer_residuals
 from arca_diag.replay.noise import BELOW_FLOAT32, noise_work, replay_in_float32
 from arca_diag.replay.scores import FLOAT32, OTHER_BATCH
+from arca_diag.replay.subsample import subsample
 from arca_diag.report.charts import render_charts
-from arca_diag.results import SCHEMA_VERSION, Report
+from arca_diag.results import SCHEMA_VERSION, Report, Skipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +93,25 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         selection = _choose(config, inputs, before)
     selection = selection.only(a.checkpoint.name for a in inputs.adapters).filled(rollouts_read)
 
+    steps = {a.checkpoint.name: a.checkpoint.step for a in inputs.adapters}
+    closely = {name: subsample(selection, name, tokens=config.gradients) for name in steps}
+    if config.gradients:
+        check_memory(model, closely)
     store.prepare(folder, identity, keep=before is not None)
     batch_tokens = config.batch_tokens or device.BATCH_TOKENS[where]
     batches = plan(_work(inputs, selection), batch_tokens)
     progress.stage("replaying")
     scored = replay(model, batches, temperature=inputs.temperature, progress=progress)
     rollouts = tables.rollout_table(r for g in selection.groups() for r in g.rollouts)
-    steps = {a.checkpoint.name: a.checkpoint.step for a in inputs.adapters}
     tokens = tables.token_table(scored, steps, token_pieces(inputs))
+
+    gradients = tables.gradient_table([])
+    if config.gradients:
+        gradients = tables.gradient_table(
+            measure_gradients(model, closely, temperature=inputs.temperature, progress=progress)
+        )
+    updates = {a.checkpoint.name: layer_updates(a) for a in inputs.adapters}
+    layers, skipped = _look_into_layers(model, selection, updates, steps, progress)
 
     progress.stage("measuring noise")
     again = noise_work(selection, steps)
@@ -118,6 +135,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         trajectories=trajectories,
         rollouts=rollouts,
         noise=noise,
+        gradients=gradients,
         steps=steps,
         sharpening=config.sharpening,
         epsilon=config.epsilon,
@@ -151,16 +169,24 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
             lint(
                 inputs.adapters,
                 describe.lint_context(inputs.base, config.cuts),
-                {a.checkpoint.name: layer_updates(a) for a in inputs.adapters},
+                updates,
             ),
             log_findings(describe.log_of(inputs.run, inputs.census, inputs.adapters, config.cuts)),
             findings.inert_findings(verdicts, inputs.reference),
             fidelity.mismatch_findings(faithful, config.cuts),
         ),
+        skipped=skipped,
         thresholds=list(config.cuts),
         files={},
     )
-    frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts, noise=noise)
+    frames = tables.Tables(
+        tokens=tokens,
+        trajectories=trajectories,
+        rollouts=rollouts,
+        noise=noise,
+        gradients=gradients,
+        layers=layers,
+    )
     if config.redact_text:
         report, frames = tables.redact(report, frames, inputs.salt)
     return _write(config, report, frames, folder, identity, did="measured")
@@ -181,6 +207,11 @@ def _judge_saved(
     noise = tables.noise_table({}, {})
     if "noise.parquet" in before.files:  # results were once made without it
         noise = store.read_table(folder, before, "noise.parquet")
+    gradients, layers = tables.gradient_table([]), pd.DataFrame(columns=LAYERS.names)
+    if "gradients.parquet" in before.files:
+        gradients = store.read_table(folder, before, "gradients.parquet")
+    if "layers.parquet" in before.files:
+        layers = store.read_table(folder, before, "layers.parquet")
     tokens, trajectories = tables.judge(
         tokens, members, epsilon=config.epsilon, sharpening=config.sharpening, cuts=config.cuts
     )
@@ -190,6 +221,7 @@ def _judge_saved(
         trajectories=trajectories,
         rollouts=rollouts,
         noise=noise,
+        gradients=gradients,
         steps=steps,
         sharpening=config.sharpening,
         epsilon=config.epsilon,
@@ -206,8 +238,35 @@ def _judge_saved(
             "thresholds": list(config.cuts),
         }
     )
-    frames = tables.Tables(tokens=tokens, trajectories=trajectories, rollouts=rollouts, noise=noise)
+    frames = tables.Tables(
+        tokens=tokens,
+        trajectories=trajectories,
+        rollouts=rollouts,
+        noise=noise,
+        gradients=gradients,
+        layers=layers,
+    )
     return _write(config, report, frames, folder, identity, did="judged again")
+
+
+def _look_into_layers(
+    model: AdaptedModel,
+    selection: Selection,
+    updates: Updates,
+    steps: dict[str, int | None],
+    progress: Progress,
+) -> tuple[pd.DataFrame, list[Skipped]]:
+    """The table of layers; empty, with the reason, where this model's cannot be told."""
+    chosen = {name: subsample(selection, name) for name in steps}
+    try:
+        decoder = find_decoder(model.base)
+        found = list(layer_residuals(model, chosen, progress))
+    except UnknownLayers as error:
+        reason = f"no layers.parquet: {error}"
+        skipped = Skipped(id="layers", checkpoint=None, view=None, signal=None, reason=reason)
+        return pd.DataFrame(columns=LAYERS.names), [skipped]
+    table = layer_table(found, updates, steps, decoder=decoder.name, embedding=decoder.embedding)
+    return table, []
 
 
 def _sample(

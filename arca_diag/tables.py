@@ -20,7 +20,8 @@ from arca_diag.credit import credit_weights
 from arca_diag.diagnostics import DIAGNOSTICS
 from arca_diag.inputs.rollouts.record import Rollout, hash_ids
 from arca_diag.inputs.selection import Selection
-from arca_diag.replay.scores import Replayed
+from arca_diag.layers import LAYERS
+from arca_diag.replay.scores import Replayed, TokenGradients
 from arca_diag.results import Report
 from arca_diag.shapes import padded
 from arca_diag.signals import SIGNAL_NAMES, SIGNALS, TokenScores, entropy_drop
@@ -98,6 +99,16 @@ NOISE = pa.schema(
         ("replica", pa.string()),
         ("position", pa.int32()),
         *((name, pa.float64()) for name in SIGNAL_NAMES),
+    ]
+)
+#: How strongly a token would move the adapter: its true gradient, and the factor of the output.
+GRADIENTS = pa.schema(
+    [
+        ("checkpoint", pa.string()),
+        ("rollout_id", pa.string()),
+        ("position", pa.int32()),
+        ("gradient_norm", pa.float64()),
+        ("output_factor", pa.float64()),
     ]
 )
 _CELLS = 2_000_000  # padded cells judged at once: bounds memory, moves no number
@@ -246,6 +257,23 @@ def _counted(items: Sequence[Replayed]) -> np.ndarray:
     return np.array([m for r in items for m in r.rollout.mask], dtype=bool)
 
 
+def gradient_table(found: Iterable[TokenGradients]) -> pd.DataFrame:
+    """One row a counted token whose gradient was measured, in the order of measuring."""
+    parts = [
+        pd.DataFrame(
+            {
+                "checkpoint": one.checkpoint,
+                "rollout_id": one.rollout.id,
+                "position": one.position,
+                "gradient_norm": one.gradient_norm,
+                "output_factor": one.output_factor,
+            }
+        )
+        for one in found
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=GRADIENTS.names)
+
+
 def memberships(selection: Selection, checkpoints: Iterable[str]) -> pd.DataFrame:
     """Which completions are in which checkpoint's own set, and which in the fixed set.
 
@@ -346,15 +374,22 @@ class Tables:
     trajectories: pd.DataFrame
     rollouts: pd.DataFrame
     noise: pd.DataFrame = field(default_factory=lambda: noise_table({}, {}))
+    gradients: pd.DataFrame = field(default_factory=lambda: gradient_table([]))
+    layers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LAYERS.names))
 
     def to_parquet(self) -> dict[str, bytes]:
-        """The tables as files of the result folder."""
-        return {
+        """The tables as files of the result folder; none of gradients and layers if empty."""
+        files = {
             "tokens.parquet": to_parquet(self.tokens, TOKENS),
             "trajectories.parquet": to_parquet(self.trajectories, TRAJECTORIES),
             "rollouts.parquet": to_parquet(self.rollouts, ROLLOUTS),
             "noise.parquet": to_parquet(self.noise, NOISE),
         }
+        if len(self.gradients):
+            files["gradients.parquet"] = to_parquet(self.gradients, GRADIENTS)
+        if len(self.layers):
+            files["layers.parquet"] = to_parquet(self.layers, LAYERS)
+        return files
 
 
 def redact(report: Report, frames: Tables, salt: bytes) -> tuple[Report, Tables]:
@@ -372,6 +407,8 @@ def redact(report: Report, frames: Tables, salt: bytes) -> tuple[Report, Tables]
         trajectories=_renamed(frames.trajectories, salt),
         rollouts=_renamed(rollouts, salt),
         noise=_renamed(frames.noise, salt),
+        gradients=_renamed(frames.gradients, salt),
+        layers=frames.layers,
     )
     fixed = [pseudonym(name, salt) for name in report.rollouts.fixed_set]
     info = report.rollouts.model_copy(update={"fixed_set": fixed, "unknown_fields": {}})

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from arca_diag.measurements.agreement import measure_agreement
 from arca_diag.measurements.concentration import measure_concentration
 from arca_diag.measurements.evidence import Evidence
+from arca_diag.measurements.gradients import measure_gradient_agreement
 from arca_diag.measurements.noise import measure_noise
 from arca_diag.results import Measurement
 
@@ -15,6 +16,7 @@ MEASURES: tuple[Callable[[Evidence], list[Measurement]], ...] = (
     measure_concentration,
     measure_agreement,
     measure_noise,
+    measure_gradient_agreement,
 )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from arca_diag.diagnostics.uncertainty import cluster_mean
 from arca_diag.results import Measurement, View
 from arca_diag.signals import SIGNAL_NAMES
-from arca_diag.tables import NOISE
+from arca_diag.tables import GRADIENTS, NOISE
 from arca_diag.verdict import NO_SIGNAL
 
 _VIEWS: tuple[tuple[View, Literal["own_set", "fixed_set"]], ...] = (
@@ -62,6 +62,7 @@ class Evidence:
         trajectories: As from `tables.judge`.
         rollouts: As from `tables.rollout_table`.
         noise: As from `tables.noise_table`; empty where no noise was measured.
+        gradients: As from `tables.gradient_table`; empty where none were measured.
         steps: Name -> step of every measured checkpoint; one without completions in a view has
             its figures too, null with the reason.
         sharpening: The configured power; figures are given at 1 too.
@@ -73,6 +74,7 @@ class Evidence:
     trajectories: pd.DataFrame
     rollouts: pd.DataFrame
     noise: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=NOISE.names))
+    gradients: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=GRADIENTS.names))
     steps: Mapping[str, int | None]
     sharpening: float = 1.0
     epsilon: float = 1e-8

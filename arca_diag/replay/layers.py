@@ -26,10 +26,11 @@ class UnknownLayers(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """The decoder layers of a model, and their list's name in it."""
+    """The decoder layers of a model, their list's name in it, and its embedding's."""
 
     name: str
     layers: tuple[nn.Module, ...]
+    embedding: str
 
 
 def find_decoder(model: Any) -> Decoder:
@@ -52,7 +53,9 @@ def find_decoder(model: Any) -> Decoder:
         raise UnknownLayers(
             f"{type(model).__name__} has {count} hidden layers and {found} of so many modules"
         )
-    return Decoder(name=outer[0], layers=fits[outer[0]])
+    table = model.get_input_embeddings()
+    embedding = next(name for name, module in model.named_modules() if module is table)
+    return Decoder(name=outer[0], layers=fits[outer[0]], embedding=embedding)
 
 
 def layer_residuals(

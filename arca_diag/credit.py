@@ -39,8 +39,7 @@ def credit_weights(
     Source:
         Lafuente-Mercado, ARCA, arXiv 2606.00257v1, Eq. 8 (s = 1).
     """
-    if not (np.isfinite(epsilon) and epsilon >= 0):
-        raise ValueError(f"epsilon must be a finite number >= 0, got {epsilon}")
+    _check_floor(epsilon)
     if not (np.isfinite(sharpening) and sharpening > 0):
         raise ValueError(f"sharpening must be a finite number > 0, got {sharpening}")
     check_masked(signal, mask, minimum=0.0)
@@ -54,6 +53,43 @@ def credit_weights(
     powered = np.where(mask, (raw / largest) ** sharpening, 0.0)
     total = np.where(has_signal, powered.sum(axis=1, keepdims=True), 1.0)
     return np.where(mask & has_signal, powered / total, np.nan)
+
+
+def floor_share(
+    signal: Float[np.ndarray, "completion token"],
+    mask: Bool[np.ndarray, "completion token"],
+    *,
+    epsilon: float = 1e-8,
+) -> Float[np.ndarray, " completion"]:
+    r"""Share of a completion's credit that is epsilon, which is the same for every token.
+
+        T epsilon / \sum_t (alpha_t + epsilon),   over the T counted tokens.
+
+    Near 0 the signal decides the weights; near 1 they are uniform whatever the signal says. It is
+    taken at s = 1: a power does not act on the two parts of a score apart.
+
+    Args:
+        signal: Raw salience alpha >= 0, in any unit. Uncounted entries are ignored.
+        mask: True where a token counts.
+        epsilon: The floor added to every score; >= 0, in the signal's unit.
+
+    Returns:
+        A share in [0, 1], float64, dimensionless. NaN for T < 2 and where all counted scores are
+        exactly zero: there is no credit to have a share of.
+
+    Raises:
+        ValueError: As `credit_weights`.
+
+    >>> floor_share(np.array([[0.0, 3.0]]), np.ones((1, 2), dtype=bool), epsilon=0.5)
+    array([0.25])
+    """
+    _check_floor(epsilon)
+    check_masked(signal, mask, minimum=0.0)
+    n = mask.sum(axis=1)
+    total = np.where(mask, signal, 0.0).sum(axis=1)
+    defined = (n >= 2) & (total > 0)
+    floor = n * epsilon
+    return np.where(defined, floor / np.where(defined, total + floor, 1.0), np.nan)
 
 
 def top_entropy_weights(
@@ -98,3 +134,8 @@ def top_entropy_weights(
     kept = mask & (values >= threshold)
     count = kept.sum(axis=1, keepdims=True)
     return np.where(mask & (count > 0), kept / np.maximum(count, 1), np.nan)
+
+
+def _check_floor(epsilon: float) -> None:
+    if not (np.isfinite(epsilon) and epsilon >= 0):
+        raise ValueError(f"epsilon must be a finite number >= 0, got {epsilon}")

@@ -6,6 +6,7 @@ is plain float64; what starts from scores or weights is exact (rationals), round
 end. Undefined is NaN, as in the package.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -121,6 +122,14 @@ def credit_weights(scores: Vector, *, epsilon: float = 1e-8, sharpening: float =
     return [math.exp(x - log_sum_exp(logs)) for x in logs]
 
 
+def floor_share(scores: Vector, *, epsilon: float = 1e-8) -> float:
+    """What each token would have if only the floor were handed out, added up."""
+    if len(scores) < 2 or all(score == 0 for score in scores):
+        return NAN
+    whole = sum(Fraction(score) for score in scores) + len(scores) * Fraction(epsilon)
+    return float(sum(Fraction(epsilon) / whole for _ in scores))
+
+
 def _log(number: Fraction) -> float:
     return math.log(number.numerator) - math.log(number.denominator)
 
@@ -190,6 +199,41 @@ DIAGNOSTICS = {
     "effn_corrected": effn_corrected,
     "token_share_90": token_share_90,
 }
+
+
+def total_variation(weights: Vector, other: Vector) -> float:
+    """What has to be taken away somewhere to be put elsewhere: half of the moves, one-sided."""
+    if no_credit(weights) or no_credit(other):
+        return NAN
+    gained = [Fraction(a) - Fraction(b) for a, b in zip(weights, other, strict=True) if a > b]
+    return float(sum(gained))
+
+
+def gini_of_orders(
+    turns: Sequence[Vector], *, epsilon: float = 1e-8, sharpening: float = 1
+) -> list[float]:
+    """G^ by entropy reduction in every order of the entropies; the lengths of turns stay."""
+    found = []
+    for order in itertools.permutations([x for turn in turns for x in turn]):
+        rest = iter(order)
+        dealt = [[next(rest) for _ in turn] for turn in turns]
+        drops = [x for turn in entropy_reduction(dealt) for x in turn]
+        found.append(gini_corrected(credit_weights(drops, epsilon=epsilon, sharpening=sharpening)))
+    return found
+
+
+def gini_permuted(turns: Sequence[Vector], **credit: float) -> float:
+    """Mean over every order that gives credit."""
+    defined = [g for g in gini_of_orders(turns, **credit) if not math.isnan(g)]
+    return math.fsum(defined) / len(defined) if defined else NAN
+
+
+def without_ends(values: Sequence[float], *, closed: bool) -> list[float]:
+    """Of one completion's counted tokens, all but the first and, if it closes, the last."""
+    left = list(values)
+    if closed and left:
+        left.pop()
+    return left[1:] if len(values) > 1 else []
 
 
 # From the raw scores of two signals to one number.

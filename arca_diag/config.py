@@ -213,7 +213,7 @@ def resolve(
         key = str(first["loc"][0])
         raise ConfigError(
             f"{key.replace('_', '-')} (from {sources.get(key, 'default')}): "
-            f"{first['msg']}, found {first['input']!r}",
+            f"{first['msg'].removeprefix('Value error, ')}, found {first['input']!r}",
             hint="`arca-diag scan --help` lists every option",
         ) from None
     _check_together(config)

@@ -394,6 +394,7 @@ class TestOptions:
             (("--window", "-1"), "window (from flag)"),
             (("--batch-tokens", "0"), "batch-tokens (from flag)"),
             (("--checkpoints", "2,,20"), "checkpoints (from flag)"),
+            (("--credit", "residuals"), "credit (from flag): did you mean residual? give uniform"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
     )
@@ -405,7 +406,7 @@ class TestOptions:
 
     @pytest.mark.parametrize(
         "arguments",
-        [("--groups", "many"), ("--device", "tpu"), ("--credit", "luck"), ("--no-such-option",)],
+        [("--groups", "many"), ("--device", "tpu"), ("--no-such-option",)],
         ids=" ".join,
     )
     def test_usage_that_the_parser_refuses(self, run, arguments):

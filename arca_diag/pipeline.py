@@ -33,12 +33,17 @@ from arca_diag.measurements.evidence import Evidence
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
 from arca_diag.replay.adapted import AdaptedModel, load_adapted
-from arca_diag.replay.batches import Work, plan, recompose
+from arca_diag.replay.batches import Work, plan
 from arca_diag.replay.forward import replay
 from arca_diag.replay.generate import sample_completions
 from arca_diag.replay.gradients import check_memory, measure_gradients
 from arca_diag.replay.layers import UnknownLayers, find_decoder, layer_residuals
-from arca_diag.replay.noise import BELOW_FLOAT32, noise_work, replay_in_float32
+from arca_diag.replay.noise import (
+    BELOW_FLOAT32,
+    noise_work,
+    replay_in_float32,
+    replay_recomposed,
+)
 from arca_diag.replay.scores import FLOAT32, OTHER_BATCH
 from arca_diag.replay.subsample import subsample
 from arca_diag.report.charts import render_charts
@@ -115,9 +120,11 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
 
     progress.stage("measuring noise")
     again = noise_work(selection, steps)
-    recomposed = recompose(batches, again)
-    rounded = list(replay(model, recomposed, temperature=inputs.temperature, progress=progress))
-    replicas = {OTHER_BATCH: rounded}
+    replicas = {
+        OTHER_BATCH: replay_recomposed(
+            model, batches, again, temperature=inputs.temperature, progress=progress
+        )
+    }
     if dtype in BELOW_FLOAT32:
         del model  # the base comes again, in twice the size
         replicas[FLOAT32] = replay_in_float32(

@@ -16,8 +16,8 @@ from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.selection import Group, Selection
 from arca_diag.progress import Progress
-from arca_diag.replay.adapted import load_adapted
-from arca_diag.replay.batches import Work, plan
+from arca_diag.replay.adapted import AdaptedModel, load_adapted
+from arca_diag.replay.batches import Batch, Work, plan, recompose
 from arca_diag.replay.forward import replay
 from arca_diag.replay.scores import FLOAT32, Replayed
 from arca_diag.replay.subsample import PROMPTS, fixed_hash
@@ -52,6 +52,28 @@ def noise_work(selection: Selection, checkpoints: Iterable[str]) -> list[Work]:
         Work(rollout=chosen[identity], checkpoints=tuple(under[identity]))
         for identity in sorted(chosen)
     ]
+
+
+def replay_recomposed(
+    model: AdaptedModel,
+    batches: list[Batch],
+    work: list[Work],
+    *,
+    temperature: float,
+    progress: Progress,
+) -> list[Replayed]:
+    """Replay in another composition of batches: see `recompose`.
+
+    Args:
+        model: The base with every needed adapter resident.
+        batches: Those of the first replay.
+        work: What to replay again under what.
+        temperature: Logits are divided by it.
+        progress: Hears of every pass.
+    """
+    found = replay(model, recompose(batches, work), temperature=temperature, progress=progress)
+    # One that ran beside a copy of itself comes twice.
+    return list({(r.checkpoint, r.rollout.id): r for r in found}.values())
 
 
 def replay_in_float32(

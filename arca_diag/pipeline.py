@@ -135,7 +135,13 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     progress.stage("measuring")
     members = tables.memberships(selection, steps)
     tokens, trajectories = tables.judge(
-        tokens, members, epsilon=config.epsilon, sharpening=config.sharpening, cuts=config.cuts
+        tokens,
+        members,
+        rollouts,
+        epsilon=config.epsilon,
+        sharpening=config.sharpening,
+        seed=config.seed,
+        cuts=config.cuts,
     )
     evidence = Evidence(
         tokens=tokens,
@@ -220,7 +226,13 @@ def _judge_saved(
     if "layers.parquet" in before.files:
         layers = store.read_table(folder, before, "layers.parquet")
     tokens, trajectories = tables.judge(
-        tokens, members, epsilon=config.epsilon, sharpening=config.sharpening, cuts=config.cuts
+        tokens,
+        members,
+        rollouts,
+        epsilon=config.epsilon,
+        sharpening=config.sharpening,
+        seed=config.seed,
+        cuts=config.cuts,
     )
     steps = {c.name: c.step for c in before.run.checkpoints if c.measured}
     evidence = Evidence(

@@ -284,6 +284,9 @@ class Verdict(_Part):
     signal: str
     sharpening: float
     regime: str
+    without_ends: str = Field(
+        description="The regime if the first token and the closing end token did not count."
+    )
     shares: dict[str, Share]
     left_out: dict[str, Count]
     disagree: float | None

@@ -16,8 +16,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arca_diag.credit import credit_weights
-from arca_diag.diagnostics import DIAGNOSTICS
 from arca_diag.inputs.rollouts.record import Rollout, hash_ids
 from arca_diag.inputs.selection import Selection
 from arca_diag.layers import LAYERS
@@ -26,7 +24,7 @@ from arca_diag.results import Report
 from arca_diag.shapes import padded
 from arca_diag.signals import SIGNAL_NAMES, SIGNALS, TokenScores, entropy_drop
 from arca_diag.thresholds import DEFAULT, Cuts
-from arca_diag.verdict import classify
+from arca_diag.trajectory import COLUMNS, REFERENCE_SIGNALS, Block, give_credit
 
 _KEY = [("checkpoint", pa.string()), ("checkpoint_step", pa.int64())]
 _ROLLOUT = [
@@ -70,8 +68,10 @@ TRAJECTORIES = pa.schema(
         ("n_tokens", pa.int32()),
         ("signal", pa.string()),
         ("sharpening", pa.float64()),
-        *((diagnostic.name, pa.float64()) for diagnostic in DIAGNOSTICS),
-        ("class", pa.string()),
+        *(
+            (name, pa.string() if undefined is None else pa.float64())
+            for name, undefined in COLUMNS.items()
+        ),
     ]
 )
 ROLLOUTS = pa.schema(
@@ -299,18 +299,24 @@ def saved_memberships(trajectories: pd.DataFrame) -> pd.DataFrame:
 def judge(
     tokens: pd.DataFrame,
     members: pd.DataFrame,
+    rollouts: pd.DataFrame,
     *,
     epsilon: float,
     sharpening: float,
+    seed: int = 0,
     cuts: Cuts = DEFAULT,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Turn every signal into credit and measure how concentrated it is. Needs no model.
+    """Turn every signal into credit and measure how concentrated it is, and beside what.
+
+    Needs no model.
 
     Args:
         tokens: As from `token_table` or a saved tokens.parquet; rows of a completion together.
         members: As from `memberships` or `saved_memberships`.
+        rollouts: As from `rollout_table`: which completions are known to be cut off.
         epsilon: The floor added to every score.
         sharpening: The configured power; figures are given at 1 too.
+        seed: Of permutations.
         cuts: Those in force.
 
     Returns:
@@ -328,34 +334,48 @@ def judge(
     )
     n_tokens = np.add.reduceat(counted.astype(int), starts) if len(starts) else np.empty(0, int)
 
+    reasons = head["rollout_id"].map(rollouts.set_index("rollout_id")["finish_reason"])
+    closed = (reasons != "length").to_numpy(bool)
+
     weights = {f"w_{name}": np.full(len(tokens), np.nan) for name in SIGNAL_NAMES}
     trajectories = []
     for name in SIGNAL_NAMES:
-        raw = tokens[name].to_numpy(float)
+        raw = {field: tokens[of].to_numpy(float) for field, of in _columns_of(name).items()}
         for power in sorted({1.0, float(sharpening)}):
-            figures = {d.name: np.full(len(starts), np.nan) for d in DIAGNOSTICS}
-            no_signal = np.zeros(len(starts), dtype=bool)
+            columns = {column: np.full(len(starts), null) for column, null in COLUMNS.items()}
             for rows, part, span in chunks_with_span(lengths):
-                mask = padded(counted[rows], part, False)
-                scores = padded(raw[rows], part, np.nan)
-                share = credit_weights(scores, mask, epsilon=epsilon, sharpening=power)
-                no_signal[span] = ~(np.where(mask, scores, 0.0) > 0).any(axis=1)
-                for diagnostic in DIAGNOSTICS:
-                    figures[diagnostic.name][span] = diagnostic.measure(share, mask)
-                if power == sharpening:
-                    inside = np.arange(mask.shape[1]) < part[:, None]
-                    weights[f"w_{name}"][rows] = share[inside]
-            named = classify(
-                figures["gini_corrected"], figures["effn_corrected"], n_tokens, no_signal, cuts
-            )
-            trajectories.append(
-                keys.assign(
-                    n_tokens=n_tokens, signal=name, sharpening=power, **figures, **{"class": named}
+                found = give_credit(
+                    Block(
+                        mask=padded(counted[rows], part, False),
+                        closed=closed[span],
+                        **{field: padded(raw[field][rows], part, np.nan) for field in raw},
+                    ),
+                    epsilon=epsilon,
+                    sharpening=power,
+                    seed=seed,
+                    cuts=cuts,
                 )
+                for column, values in found.columns.items():
+                    columns[column][span] = values
+                if power == sharpening:
+                    inside = np.arange(found.weights.shape[1]) < part[:, None]
+                    weights[f"w_{name}"][rows] = found.weights[inside]
+            trajectories.append(
+                keys.assign(n_tokens=n_tokens, signal=name, sharpening=power, **columns)
             )
     judged = tokens.drop(columns=list(weights), errors="ignore").assign(**weights)
     whole = pd.concat(trajectories, ignore_index=True)
     return judged[TOKENS.names], whole[TRAJECTORIES.names]
+
+
+def _columns_of(signal: str) -> dict[str, str]:
+    """Field of a `Block` -> the column of tokens.parquet that it holds."""
+    found = {"scores": signal}
+    if signal in REFERENCE_SIGNALS:
+        found["reference"] = f"ref_{signal}"
+    if signal == "entropy_reduction":
+        found["entropies"] = "entropy"
+    return found
 
 
 def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:

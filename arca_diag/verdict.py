@@ -100,7 +100,8 @@ def judge_regimes(
     over prompts) more than half of the classed completions count; `mixed` if surely none has
     half; else `inconclusive`, with what would settle it. Under 8 prompts always inconclusive,
     except where every completion is `no-signal`: exact zeros are facts. `undefined` if no
-    completion counts two tokens.
+    completion counts two tokens. `without_ends` is what the same rule says of the classes without
+    first and closing token, which are special under every signal.
 
     Args:
         trajectories: A row a completion, checkpoint, signal and sharpening.
@@ -116,16 +117,13 @@ def judge_regimes(
         for key, part in inside.groupby(keys, sort=False):
             name, signal, sharpening = tuple(key)
             step = part["checkpoint_step"].iloc[0]
+            ids = known.loc[part["rollout_id"]]
+            clusters = ids["cluster"].to_numpy(object)
             classes = part["class"].to_numpy(object)
-            classed = (part["class"].notna() & (part["class"] != SHORT)).to_numpy(bool)
-            used = part[classed]
-            ids = known.loc[used["rollout_id"]]
-            found = _regime(classes[classed], ids["cluster"].to_numpy(object), cuts)
-            regime, settled_by = found.regime, found.settled_by
+            found = _regime(classes, clusters, cuts)
+            without_ends = _regime(part["class_inner"].to_numpy(object), clusters, cuts)
+            used, ids = part[found.classed], ids[found.classed]
             short = int((classes == SHORT).sum())
-            if used.empty:
-                regime = INCONCLUSIVE if short else UNDEFINED
-                settled_by = _NOTHING_CLASSED if short else None
             sides = [
                 _side(prefix, used[f"{prefix}_corrected"].to_numpy(float), cuts)
                 for prefix in ("gini", "effn")
@@ -136,7 +134,8 @@ def judge_regimes(
                     view=view,
                     signal=str(signal),
                     sharpening=float(str(sharpening)),
-                    regime=regime,
+                    regime=found.regime,
+                    without_ends=without_ends.regime,
                     shares={c: _share(e) for c, e in found.shares.items()},
                     left_out={SHORT: short, UNDEFINED: len(part) - len(used) - short},
                     disagree=None if used.empty else float((sides[0] != sides[1]).mean()),
@@ -146,7 +145,7 @@ def judge_regimes(
                     n_distinct=len(ids.drop_duplicates()),
                     n_tokens=int(used["n_tokens"].sum()),
                     causes=[],
-                    settled_by=settled_by,
+                    settled_by=found.settled_by,
                 )
             )
     return out
@@ -163,28 +162,35 @@ class _Regime:
     regime: str
     shares: dict[str, Estimate]
     settled_by: SettledBy | None
+    classed: np.ndarray  # which completions have a class and are not short
 
 
-def _regime(classes: np.ndarray, clusters: np.ndarray, cuts: Cuts) -> _Regime:
-    """The regime of completions that all have a class."""
+def _regime(every_class: np.ndarray, every_cluster: np.ndarray, cuts: Cuts) -> _Regime:
+    """The regime of completions, from those of them that have a class and are not short."""
+    classed = pd.notna(every_class) & (every_class != SHORT)
+    classes, clusters = every_class[classed], every_cluster[classed]
     half, least = cuts["share-majority"], math.ceil(cuts["clusters-least"])
     shares = {c: cluster_share(classes == c, clusters) for c in (*CLASSES, NO_SIGNAL)}
     inside = {name: np.isin(classes, members) for name, members in REGIMES.items()}
     held = {name: cluster_share(where, clusters) for name, where in inside.items()}
     n = shares[NO_SIGNAL].n_clusters
 
-    def settled(regime: str) -> _Regime:
-        return _Regime(regime=regime, shares=shares, settled_by=None)
+    def called(regime: str, settled_by: SettledBy | None = None) -> _Regime:
+        return _Regime(regime=regime, shares=shares, settled_by=settled_by, classed=classed)
 
-    if n and (classes == NO_SIGNAL).all():
-        return settled(NO_SIGNAL)
+    if not n and (every_class == SHORT).any():
+        return called(INCONCLUSIVE, _NOTHING_CLASSED)
+    if not n:
+        return called(UNDEFINED)
+    if (classes == NO_SIGNAL).all():
+        return called(NO_SIGNAL)
     if n >= least:
         for name, share in held.items():
             if share.low > half:
-                return settled(name)
+                return called(name)
         if all(held[side].high < half for side in _SIDES):
-            return settled(MIXED)
-    largest = max(_SIDES, key=lambda side: held[side].value if n else 0.0)
+            return called(MIXED)
+    largest = max(_SIDES, key=lambda side: held[side].value)
     more = clusters_more(inside[largest], clusters, half, at_least=least)
     why = f"{largest} holds {held[largest].value:.0%} of the completions of {n} prompts"
     if n >= least:
@@ -192,11 +198,7 @@ def _regime(classes: np.ndarray, clusters: np.ndarray, cuts: Cuts) -> _Regime:
         why += f"{half:.0%} in it"
     else:
         why += f", and no regime is judged below {least}"
-    return _Regime(
-        regime=INCONCLUSIVE,
-        shares=shares,
-        settled_by=SettledBy(clusters_more=more, reason=why),
-    )
+    return called(INCONCLUSIVE, SettledBy(clusters_more=more, reason=why))
 
 
 def _share(found: Estimate) -> Share:

@@ -71,6 +71,7 @@ def verdict(**given: Any) -> Verdict:
         "signal": "surprisal",
         "sharpening": 1.0,
         "regime": "inconclusive",
+        "without_ends": "middle",
         "shares": {"sparse": Share(value=0.5, low=0.2, high=0.8)},
         "left_out": {"short": 3},
         "disagree": 0.1,

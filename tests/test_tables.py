@@ -16,6 +16,7 @@ import pytest
 from scipy import stats
 
 from arca_diag import tables
+from arca_diag.diagnostics.structure import gini_permuted
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.selection import Group, Selection
 from arca_diag.measurements.agreement import measure_agreement
@@ -107,6 +108,9 @@ DESIGN_ROLLOUTS = {
     "completion_text": TEXT,
 }
 
+COMPARISONS = ("floor_share", "inherited_tv", "gini_permuted", "gini_inner", "effn_inner")
+OF_REFERENCE = ("surprisal", "entropy", "entropy_reduction")
+
 STEPS: dict[str, int | None] = {"checkpoint-2": 2, "checkpoint-10": 10}
 PIECES = [f"<{i}>" for i in range(40)]
 
@@ -122,12 +126,14 @@ class World:
     def tokens(self) -> pd.DataFrame:
         return token_table(iter(self.replayed), STEPS, PIECES)
 
-    def judged(self, *, epsilon: float = 1e-8, sharpening: float = 1.0) -> Tables:
+    def judged(self, *, epsilon: float = 1e-8, sharpening: float = 1.0, seed: int = 0) -> Tables:
         tokens, trajectories = judge(
             self.tokens(),
             memberships(self.selection, STEPS),
+            rollout_table(self.rollouts),
             epsilon=epsilon,
             sharpening=sharpening,
+            seed=seed,
         )
         return Tables(
             tokens=tokens, trajectories=trajectories, rollouts=rollout_table(self.rollouts)
@@ -137,6 +143,19 @@ class World:
         return next(
             r for r in self.replayed if (r.checkpoint, r.rollout.id) == (checkpoint, rollout)
         )
+
+
+def judged(items: list[Rollout], replayed: list[Replayed], steps: dict[str, int | None]) -> Tables:
+    """Tables of completions that are every checkpoint's own."""
+    groups = group_rollouts(items)
+    tokens, trajectories = judge(
+        token_table(replayed, steps, None),
+        memberships(Selection(own=dict.fromkeys(steps, groups), fixed=(), window=5), steps),
+        rollout_table(items),
+        epsilon=1e-8,
+        sharpening=1.0,
+    )
+    return Tables(tokens=tokens, trajectories=trajectories, rollouts=rollout_table(items))
 
 
 def group_rollouts(rollouts: Iterable[Rollout]) -> tuple[Group, ...]:
@@ -198,7 +217,7 @@ def scores(item: Rollout, checkpoint: str, seed: int, *, still: bool = False) ->
 
 
 def world(*, still: bool = False) -> World:
-    """Ragged rollouts of three prompts: turns, short ones, nothing counted, a tie of steps."""
+    """Ragged rollouts of three prompts: turns, short ones, cut-off ones, a tie of steps."""
     rng = np.random.default_rng(5)
     rollouts = []
     for group in range(6):
@@ -214,6 +233,7 @@ def world(*, still: bool = False) -> World:
                     length=length,
                     mask=mask,
                     prompt_ids=prompt,
+                    finish_reason=("stop", "length", None)[member],
                 )
             )
     for extra, mask in (("none", (False,) * 6), ("single", (False, True, False)), ("whole", ())):
@@ -304,6 +324,9 @@ def test_the_other_files_have_the_columns_of_the_design_and_say_which_they_add()
     files = world().judged().to_parquet()
     trajectories = schema_of(files["trajectories.parquet"])
     assert trajectories.pop("token_share_90") == REAL  # the headline's figure
+    for name in COMPARISONS:  # what causes are judged by
+        assert trajectories.pop(name) == REAL
+    assert trajectories.pop("class_inner") == TEXT
     assert list(trajectories.items()) == list(DESIGN_TRAJECTORIES.items())
     rollouts = schema_of(files["rollouts.parquet"])
     assert rollouts.pop("completion") == TEXT  # the hash that tells distinct completions apart
@@ -387,6 +410,7 @@ def test_no_replay_at_all_gives_tables_without_rows() -> None:
     tokens, trajectories = judge(
         token_table([], STEPS, PIECES),
         memberships(Selection(own=dict.fromkeys(STEPS, ()), fixed=(), window=1), STEPS),
+        rollout_table([]),
         epsilon=1e-8,
         sharpening=2.0,
     )
@@ -441,13 +465,110 @@ def test_weights_figures_and_classes_agree_with_the_reference(
     assert {None, "no-signal", "short", "sparse"} <= set(seen)
 
 
+@pytest.mark.parametrize(("epsilon", "sharpening"), [(1e-8, 1.0), (1e-3, 2.0)])
+def test_what_credit_is_compared_with_agrees_with_the_reference(
+    sharpening: float, epsilon: float
+) -> None:
+    here = world()
+    frames = here.judged(epsilon=epsilon, sharpening=sharpening, seed=7)
+    trajectories = frames.trajectories.set_index(
+        ["checkpoint", "rollout_id", "signal", "sharpening"]
+    )
+    seen: Counter[object] = Counter()
+    for checkpoint, identity, _ in per_completion(frames.tokens):
+        found = here.found(checkpoint, identity)
+        signals = expected_signals(found)
+        closed = found.rollout.finish_reason != "length"
+        for name, power in itertools.product(SEVEN, sorted({1.0, sharpening})):
+            rule = {"epsilon": epsilon, "sharpening": power}
+            raw = signals[name]
+            row = trajectories.loc[(checkpoint, identity, name, power)]
+            inner = reference.without_ends(raw, closed=closed)
+            weights = reference.credit_weights(inner, **rule)
+            g, e = reference.gini_corrected(weights), reference.effn_corrected(weights)
+            wanted = {
+                "floor_share": reference.floor_share(raw, epsilon=epsilon),
+                "gini_inner": g,
+                "effn_inner": e,
+                "inherited_tv": math.nan,
+                "gini_permuted": math.nan,
+            }
+            if name in OF_REFERENCE:
+                wanted["inherited_tv"] = reference.total_variation(
+                    reference.credit_weights(raw, **rule),
+                    reference.credit_weights(signals[f"ref_{name}"], **rule),
+                )
+            if name == "entropy_reduction":
+                alone = np.array([found.rollout.mask])
+                wanted["gini_permuted"] = gini_permuted(
+                    found.entropy[None], alone, seed=7, **rule
+                ).item()
+            for key, value in wanted.items():
+                np.testing.assert_allclose(row[key], value, rtol=1e-9, atol=1e-12, err_msg=key)
+                seen[key] += not math.isnan(value)
+            named = reference.classify(g, e, len(inner), no_signal=not any(inner))
+            assert row["class_inner"] == named or (named is None and pd.isna(row["class_inner"]))
+            seen[named] += 1
+            seen["moved"] += named != row["class"]
+            seen["cut off"] += not closed
+    # The data must reach every special case.
+    cases = {None, "no-signal", "short", "sparse", "leaning-sparse", "moved", "cut off"}
+    assert cases | set(COMPARISONS) <= {key for key, times in seen.items() if times}
+
+
+def test_credit_on_the_ends_alone_leaves_nothing_between_them() -> None:
+    item = rollout("r", group="g", step=2, length=9)
+    scored = scores(item, "checkpoint-2", 1)
+    ends = np.array([5.0, 0, 0, 0, 0, 0, 0, 0, 3.0])
+    steps: dict[str, int | None] = {"checkpoint-2": 2}
+    frames = judged([item], [replace(scored, residual=ends)], steps)
+    row = frames.trajectories.set_index("signal").loc["residual"]
+    assert row["class"] == "sparse"
+    assert row["class_inner"] == "no-signal"
+    assert row[["gini_inner", "effn_inner"]].isna().all()
+
+
+def test_a_completion_that_was_cut_off_has_no_end_token_to_leave_out() -> None:
+    steps: dict[str, int | None] = {"checkpoint-2": 2}
+    last = np.array([1.0, 1, 1, 1, 1, 1, 1, 1, 900.0])
+    found = {}
+    for reason in ("stop", "length", None, "a reason of its own"):
+        item = rollout("r", group="g", step=2, length=9, finish_reason=reason)
+        scored = replace(scores(item, "checkpoint-2", 1), residual=last)
+        rows = judged([item], [scored], steps).trajectories.set_index("signal")
+        found[reason] = rows.loc["residual", "class_inner"]
+    assert found.pop("length") == "sparse"
+    assert set(found.values()) == {"uniform"}
+
+
+def test_the_seed_moves_permutations_and_nothing_else() -> None:
+    one, other = (world().judged(seed=seed).trajectories for seed in (0, 1))
+    some = one["gini_permuted"].notna()
+    assert (one["gini_permuted"] != other["gini_permuted"])[some].mean() > 0.3
+    rest = [column for column in one if column != "gini_permuted"]
+    pd.testing.assert_frame_equal(one[rest], other[rest], check_exact=True)
+
+
+def test_another_choice_of_completions_moves_no_figure_of_those_that_stay() -> None:
+    here = world()
+    whole = here.judged().trajectories
+    some = [item for item in here.replayed if item.rollout.group_id in ("g0", "g4")]
+    tokens = token_table(some, STEPS, PIECES)
+    members = memberships(here.selection, STEPS)
+    _, part = judge(
+        tokens, members, rollout_table(here.rollouts), epsilon=1e-8, sharpening=1.0, seed=0
+    )
+    kept = whole[whole["group_id"].isin(["g0", "g4"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(part, kept, rtol=1e-12, atol=1e-15)
+
+
 def test_below_two_counted_tokens_every_figure_is_undefined_and_there_is_no_class() -> None:
     frames = world().judged()
     for identity, count in (("g0/none", 0), ("g0/single", 1)):
         rows = frames.trajectories[frames.trajectories["rollout_id"] == identity]
         assert (rows["n_tokens"] == count).all()
-        assert rows[list(reference.DIAGNOSTICS)].isna().all(axis=None)
-        assert rows["class"].isna().all()
+        assert rows[[*reference.DIAGNOSTICS, *COMPARISONS]].isna().all(axis=None)
+        assert rows[["class", "class_inner"]].isna().all(axis=None)
 
 
 def test_an_adapter_that_moves_nothing_has_no_signal_and_no_weights() -> None:
@@ -456,7 +577,7 @@ def test_an_adapter_that_moves_nothing_has_no_signal_and_no_weights() -> None:
     for name in ("divergence", "kl_exact", "residual", "relative_residual"):
         of_signal = rows[rows["signal"] == name]
         assert (of_signal["class"] == "no-signal").all()
-        assert of_signal[list(reference.DIAGNOSTICS)].isna().all(axis=None)
+        assert of_signal[[*reference.DIAGNOSTICS, *COMPARISONS]].isna().all(axis=None)
         assert frames.tokens[f"w_{name}"].isna().all()
     assert (rows.loc[rows["signal"] == "surprisal", "class"] != "no-signal").all()
 
@@ -481,6 +602,7 @@ def test_judging_saved_tables_again_gives_what_judging_at_once_gives() -> None:
     tokens, trajectories = judge(
         saved["tokens.parquet"],
         saved_memberships(saved["trajectories.parquet"]),
+        saved["rollouts.parquet"],
         epsilon=1e-3,
         sharpening=2.0,
     )
@@ -647,6 +769,7 @@ def test_a_checkpoint_without_an_own_set_has_on_policy_figures_that_are_null_wit
     tokens, trajectories = judge(
         token_table([scores(item, "checkpoint-2", 1)], steps, None),
         memberships(selection, steps),
+        rollout_table([item]),
         epsilon=1e-8,
         sharpening=1.0,
     )
@@ -667,6 +790,7 @@ def test_completions_too_short_to_measure_are_null_with_that_reason() -> None:
     tokens, trajectories = judge(
         token_table([scores(item, "checkpoint-2", 1)], steps, None),
         memberships(selection, steps),
+        rollout_table([item]),
         epsilon=1e-8,
         sharpening=1.0,
     )
@@ -689,6 +813,7 @@ def test_a_completion_that_occurs_k_times_counts_k_times() -> None:
         tokens, trajectories = judge(
             token_table(replayed, steps, None),
             memberships(Selection(own={"checkpoint-2": (group,)}, fixed=(), window=5), steps),
+            rollout_table(items),
             epsilon=1e-8,
             sharpening=1.0,
         )
@@ -785,6 +910,7 @@ def test_two_signals_that_cannot_be_compared_are_null_with_the_reason() -> None:
         tokens, trajectories = judge(
             token_table([replayed], steps, None),
             memberships(selection, steps),
+            rollout_table([item]),
             epsilon=1e-8,
             sharpening=1.0,
         )
@@ -835,6 +961,7 @@ def test_distances_are_the_median_and_the_maximum_over_completions_of_a_known_st
     tokens, trajectories = judge(
         token_table([scores(i, "checkpoint-10", 1) for i in items], steps, None),
         memberships(selection, steps),
+        rollout_table(items),
         epsilon=1e-8,
         sharpening=1.0,
     )
@@ -851,6 +978,7 @@ def test_distances_are_unknown_where_a_step_is() -> None:
     tokens, trajectories = judge(
         token_table([scores(item, "adapter", 1)], steps, None),
         memberships(Selection(own={"adapter": ()}, fixed=(group,), window=5), steps),
+        rollout_table([item]),
         epsilon=1e-8,
         sharpening=1.0,
     )
@@ -919,6 +1047,7 @@ def redacted(salt: bytes = b"salt") -> tuple[Any, Tables, Tables]:
             [f"SECRETPIECE{i}" for i in range(40)],
         ),
         memberships(Selection(own={"checkpoint-2": groups}, fixed=groups[:1], window=5), steps),
+        rollout_table(items),
         epsilon=1e-8,
         sharpening=1.0,
     )
@@ -990,6 +1119,20 @@ def test_measurements_are_the_same_on_redacted_tables() -> None:
     _, hidden, before = redacted()
     steps: dict[str, int | None] = {"checkpoint-2": 2}
     assert measured(hidden, steps) == measured(before, steps)
+
+
+def test_redacted_tables_are_judged_again_to_the_same_figures() -> None:
+    _, hidden, before = redacted()
+    saved = {k: pd.read_parquet(io.BytesIO(v)) for k, v in hidden.to_parquet().items()}
+    members = saved_memberships(saved["trajectories.parquet"])
+    tokens, again = judge(
+        saved["tokens.parquet"], members, saved["rollouts.parquet"], epsilon=1e-8, sharpening=1.0
+    )
+    for name in (*reference.DIAGNOSTICS, "class", *COMPARISONS, "class_inner"):
+        pd.testing.assert_series_equal(again[name], before.trajectories[name], check_exact=True)
+    # One of the four is known to be cut off.
+    reasons = saved["rollouts.parquet"]["finish_reason"]
+    assert (reasons == "length").sum() == 1
 
 
 def test_another_salt_gives_other_names() -> None:

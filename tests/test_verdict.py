@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -270,12 +271,16 @@ LETTERS = {
 }
 
 
-def verdict_of(*clusters: str, cuts: Cuts = DEFAULT) -> Verdict:
-    """The verdict on completions given as letters, a text a prompt."""
+def verdict_of(*clusters: str, inner: Sequence[str] | None = None, cuts: Cuts = DEFAULT) -> Verdict:
+    """The verdict on completions given as letters, a text a prompt.
+
+    `inner` has the letters of the same completions without their ends; else they are the same.
+    """
     rows, ids = [], []
     for prompt, letters in enumerate(clusters):
         for place, letter in enumerate(letters):
             name, n_tokens = LETTERS[letter]
+            without_ends = LETTERS[inner[prompt][place] if inner else letter][0]
             rows.append(
                 {
                     "checkpoint": "checkpoint-3",
@@ -290,6 +295,7 @@ def verdict_of(*clusters: str, cuts: Cuts = DEFAULT) -> Verdict:
                     "gini_corrected": GINI.get(name, math.nan),
                     "effn_corrected": EFFN.get(name, math.nan),
                     "class": name,
+                    "class_inner": without_ends,
                 }
             )
             ids.append({"rollout_id": f"{prompt}/{place}", "cluster": prompt, "completion": letter})
@@ -405,11 +411,34 @@ class TestRegimes:
                 "gini_corrected": [GINI["sparse"]] * 2,
                 "effn_corrected": [EFFN["sparse"], EFFN["middle"]],
                 "class": ["sparse", "middle"],
+                "class_inner": ["sparse", "middle"],
             }
         )
         ids = pd.DataFrame({"rollout_id": ["a", "b"], "cluster": ["a", "b"], "completion": "x"})
         (found,) = judge_regimes(rows, ids)
         assert found.disagree == 0.5
+
+    @pytest.mark.parametrize(
+        ("inner", "regime"),
+        [
+            ("ssss", "sparse"),
+            ("mmmm", "middle"),
+            ("lsls", "leaning-sparse"),
+            ("mm--", "middle"),
+            ("m000", "middle"),
+            ("----", "inconclusive"),
+            ("0000", "undefined"),
+            ("00--", "inconclusive"),
+            ("nnnn", "no-signal"),
+        ],
+    )
+    def test_it_says_what_it_would_be_without_the_ends_by_the_same_rule(self, inner, regime):
+        found = verdict_of(*["ssss"] * 9, inner=[inner] * 9)
+        assert found.without_ends == regime
+        assert found.model_copy(update={"without_ends": "sparse"}) == verdict_of(*["ssss"] * 9)
+
+    def test_without_the_ends_too_few_prompts_are_too_few(self):
+        assert verdict_of(*["ssss"] * 7, inner=["mmmm"] * 7).without_ends == "inconclusive"
 
     @pytest.mark.parametrize(
         ("name", "value", "regime"),

@@ -153,6 +153,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         sharpening=config.sharpening,
         epsilon=config.epsilon,
         seed=config.seed,
+        cuts=config.cuts,
     )
     verdicts = verdict.judge_regimes(trajectories, rollouts, config.cuts)
     faithful = fidelity.judge_fidelity(
@@ -245,6 +246,7 @@ def _judge_saved(
         sharpening=config.sharpening,
         epsilon=config.epsilon,
         seed=config.seed,
+        cuts=config.cuts,
     )
     provenance = before.provenance.model_copy(
         update={"options": before.provenance.options | asked, "seed": config.seed}

@@ -1125,7 +1125,7 @@ def test_redacted_tables_are_judged_again_to_the_same_figures() -> None:
     _, hidden, before = redacted()
     saved = {k: pd.read_parquet(io.BytesIO(v)) for k, v in hidden.to_parquet().items()}
     members = saved_memberships(saved["trajectories.parquet"])
-    tokens, again = judge(
+    _, again = judge(
         saved["tokens.parquet"], members, saved["rollouts.parquet"], epsilon=1e-8, sharpening=1.0
     )
     for name in (*reference.DIAGNOSTICS, "class", *COMPARISONS, "class_inner"):

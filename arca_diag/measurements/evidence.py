@@ -13,6 +13,7 @@ from arca_diag.diagnostics.uncertainty import cluster_mean
 from arca_diag.results import Measurement, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import GRADIENTS, NOISE
+from arca_diag.thresholds import DEFAULT, Cuts
 from arca_diag.verdict import NO_SIGNAL
 
 _VIEWS: tuple[tuple[View, Literal["own_set", "fixed_set"]], ...] = (
@@ -68,6 +69,7 @@ class Evidence:
         sharpening: The configured power; figures are given at 1 too.
         epsilon: The floor of every score.
         seed: Of permutations.
+        cuts: Those in force.
     """
 
     tokens: pd.DataFrame
@@ -79,6 +81,7 @@ class Evidence:
     sharpening: float = 1.0
     epsilon: float = 1e-8
     seed: int = 0
+    cuts: Cuts = DEFAULT
 
     @cached_property
     def rows(self) -> pd.DataFrame:

@@ -120,6 +120,9 @@ def reward_gap(
     which is at most q with a chance of at most q if the null holds. scipy.stats.permutation_test
     can shuffle a whole sample or swap within pairs, not shuffle within strata.
 
+    The interval speaks of other prompts, the p-value of these: it can be small where the prompts
+    differ among themselves so much that the interval holds 0.
+
     The test is of the null only. A small p-value is no proof that the credit serves the learning,
     and a large one over few prompts none that it does not. What is left of length within a stratum
     is not taken away.

@@ -10,6 +10,8 @@ from arca_diag.measurements.concentration import measure_concentration
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.measurements.gradients import measure_gradient_agreement
 from arca_diag.measurements.noise import measure_noise
+from arca_diag.measurements.prefixes import measure_prefixes
+from arca_diag.measurements.rewards import measure_rewards
 from arca_diag.results import Measurement
 
 MEASURES: tuple[Callable[[Evidence], list[Measurement]], ...] = (
@@ -17,6 +19,8 @@ MEASURES: tuple[Callable[[Evidence], list[Measurement]], ...] = (
     measure_agreement,
     measure_noise,
     measure_gradient_agreement,
+    measure_rewards,
+    measure_prefixes,
 )
 
 

@@ -40,7 +40,9 @@ from tests.test_tables import (
 
 GOLDEN = Path(__file__).parent / "golden" / "tiny_addition.json"
 SMALL = {"groups": 2, "fixed_groups": 3}
-TABLES = ("tokens.parquet", "trajectories.parquet", "rollouts.parquet", "noise.parquet")
+TABLES = tuple(
+    f"{name}.parquet" for name in ("tokens", "trajectories", "rollouts", "noise", "layers")
+)
 PLOTS = tuple(
     f"plots/{name}.{kind}"
     for name in ("concentration", "lorenz", "residual")

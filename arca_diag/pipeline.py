@@ -13,7 +13,7 @@ from typing import Literal
 
 import pandas as pd
 
-from arca_diag import __version__, describe, fidelity, findings, store, tables, verdict
+from arca_diag import __version__, describe, fidelity, findings, judging, store, tables
 from arca_diag.config import ScanConfig
 from arca_diag.errors import ResultError
 from arca_diag.inputs.arguments import longest_of
@@ -28,7 +28,6 @@ from arca_diag.inputs.updates import Updates, layer_updates
 from arca_diag.layers import LAYERS, layer_table
 from arca_diag.lint import lint
 from arca_diag.logs import log_findings
-from arca_diag.measurements import measure
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
@@ -155,7 +154,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         seed=config.seed,
         cuts=config.cuts,
     )
-    verdicts = verdict.judge_regimes(trajectories, rollouts, config.cuts)
+    judgement = judging.judge(evidence, config.cuts)
     faithful = fidelity.judge_fidelity(
         tokens,
         (r for g in selection.groups() for r in g.rollouts),
@@ -176,20 +175,24 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         reference=describe.describe_reference(inputs.reference),
         rollouts=describe.describe_rollouts(inputs, selection),
         replay_fidelity=faithful,
-        measurements=measure(evidence),
-        verdicts=verdicts,
-        findings=findings.together(
-            findings.input_findings(inputs, selection),
-            lint(
-                inputs.adapters,
-                describe.lint_context(inputs.base, config.cuts),
-                updates,
-            ),
-            log_findings(describe.log_of(inputs.run, inputs.census, inputs.adapters, config.cuts)),
-            findings.inert_findings(verdicts, inputs.reference),
-            fidelity.mismatch_findings(faithful, config.cuts),
+        measurements=judgement.measurements,
+        verdicts=judgement.verdicts,
+        findings=judging.all_findings(
+            judgement,
+            [
+                *findings.input_findings(inputs, selection),
+                *lint(inputs.adapters, describe.lint_context(inputs.base, config.cuts), updates),
+                *log_findings(
+                    describe.log_of(inputs.run, inputs.census, inputs.adapters, config.cuts)
+                ),
+                *findings.inert_findings(judgement.verdicts, inputs.reference),
+                *fidelity.mismatch_findings(faithful, config.cuts),
+            ],
+            faithful,
+            credit=str(describe.judging(config, inputs.run)["credit"]),
+            sharpening=config.sharpening,
         ),
-        skipped=skipped,
+        skipped=[*skipped, *judgement.skipped],
         thresholds=list(config.cuts),
         files={},
     )
@@ -248,14 +251,23 @@ def _judge_saved(
         seed=config.seed,
         cuts=config.cuts,
     )
+    judgement = judging.judge(evidence, config.cuts)
     provenance = before.provenance.model_copy(
         update={"options": before.provenance.options | asked, "seed": config.seed}
     )
     report = before.model_copy(
         update={
             "provenance": provenance,
-            "measurements": measure(evidence),
-            "verdicts": verdict.judge_regimes(trajectories, rollouts, config.cuts),
+            "measurements": judgement.measurements,
+            "verdicts": judgement.verdicts,
+            "findings": judging.all_findings(
+                judgement,
+                before.findings,
+                before.replay_fidelity,
+                credit=str(asked["credit"]),
+                sharpening=config.sharpening,
+            ),
+            "skipped": judging.still_skipped(before.skipped, judgement),
             "thresholds": list(config.cuts),
         }
     )

@@ -9,9 +9,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from arca_diag.faults import ACTIONS, DEGENERATE
+from arca_diag.report.headline import headline, last_verdicts
 from arca_diag.report.words import at, count, finding_lines, safe
 from arca_diag.results import Measurement, Report, SettledBy, View
 from arca_diag.signals import SIGNAL_NAMES
+from arca_diag.thresholds import DEFAULT
+from arca_diag.verdict import INCONCLUSIVE
 
 _SHOWN = 6  # checkpoints side by side in 80 columns
 _VIEW_MEANS = {
@@ -29,7 +33,12 @@ def render_console(report: Report, folder: Path, reproduce: str) -> RenderableTy
         reproduce: The next command to type.
     """
     faults = [f for f in report.findings if f.level != "note"]
-    notes = [f for f in report.findings if f.level == "note"]
+    # What a signal would do as credit stands in the tables of verdicts.
+    notes = [
+        f
+        for f in report.findings
+        if f.level == "note" and f.caused_by is None and not (f.signal and f.id in ACTIONS)
+    ]
     parts: list[RenderableType] = [Text(headline(report), style="bold"), Text("")]
     if faults:
         parts += [*finding_lines(faults), Text("")]
@@ -46,38 +55,6 @@ def render_console(report: Report, folder: Path, reproduce: str) -> RenderableTy
     parts += [Text("         plots/concentration  plots/lorenz  plots/residual  (.png, .svg)")]
     parts += [Text(f"Next     {reproduce}", no_wrap=True, overflow="ignore")]
     return Group(*parts)
-
-
-def headline(report: Report) -> str:
-    """One sentence in a user's units, about the last checkpoint that was measured.
-
-    Where the replay is not the run, that is the sentence.
-    """
-    failed = [f for f in report.replay_fidelity if f.status == "fail"]
-    if failed:
-        return (
-            f"The replay is not the run at {len(failed)} of "
-            f"{count(len(report.replay_fidelity), 'checkpoint')}: believe no figure of it below."
-        )
-    options = report.provenance.options
-    signal = options["credit"] if options["credit"] != "uniform" else "surprisal"
-    for view in ("on-policy", "fixed-set"):
-        found = [
-            m
-            for m in report.measurements
-            if m.name == "token_share_90" and m.view == view and m.value is not None
-            if m.sharpening == options["sharpening"]
-        ]
-        at_last = {m.signal: m for m in found if m.checkpoint == found[-1].checkpoint}
-        if signal in at_last:
-            text = (
-                f"At {at(at_last[signal].checkpoint)}, {_percent(at_last[signal].value)} of "
-                f"tokens carry 90% of the {_words(signal)} credit"
-            )
-            if signal != "residual" and "residual" in at_last:
-                text += f"; for the adapter residual it is {_percent(at_last['residual'].value)}"
-            return f"{text} ({view}, {count(at_last[signal].n_clusters, 'prompt')})."
-    return "Nothing could be measured: see why below."
 
 
 def _run_card(report: Report) -> Table:
@@ -104,14 +81,24 @@ def _run_card(report: Report) -> Table:
         ("Temperature", f"{report.run.temperature:g} ({report.run.temperature_source})"),
         (
             "Credit",
-            f"{options['credit']} in training (what --credit says, or stock trainers do); below, "
-            f"signals as credit at sharpening {options['sharpening']:g}, epsilon "
-            f"{options['epsilon']:g}",
+            f"{options['credit']} in training ({options['credit_source']}); below, signals as "
+            f"credit at sharpening {options['sharpening']:g}, epsilon {options['epsilon']:g}",
         ),
+        ("Thresholds", _other_cuts(report)),
     )
     for name, text in rows:
-        card.add_row(name, Text(safe(text)))
+        if text:
+            card.add_row(name, Text(safe(text)))
     return card
+
+
+def _other_cuts(report: Report) -> str:
+    """The cuts that are not what they are by default; empty if all are."""
+    return ", ".join(
+        f"{cut.id} {cut.value:g} (default {DEFAULT[cut.id]:g})"
+        for cut in report.thresholds
+        if cut.id in DEFAULT and cut.value != DEFAULT[cut.id]
+    )
 
 
 def _fidelity(report: Report) -> str:
@@ -178,25 +165,33 @@ def _view_table(report: Report, view: View) -> list[RenderableType]:
     out: list[RenderableType] = [title, table]
     if len(shown) < len(names):
         out.append(Text(f"  {len(shown)} of {len(names)} checkpoints shown; report.json has all"))
-    return [*out, *_regimes(report, view, names[-1])]
+    return [*out, *_verdicts(report, view)]
 
 
-def _regimes(report: Report, view: View, checkpoint: int | str) -> list[RenderableType]:
-    """What is surely so at the last checkpoint, and what would settle the rest."""
-    sharpening = report.provenance.options["sharpening"]
-    found = [
-        v
-        for v in report.verdicts
-        if (v.view, v.checkpoint, v.sharpening) == (view, checkpoint, sharpening)
-    ]
-    told = []
-    for regime in dict.fromkeys(v.regime for v in found):
-        same = [v for v in found if v.regime == regime]
-        text = f"{regime}: {', '.join(v.signal for v in same)}"
-        if unsettled := [v.settled_by for v in same if v.settled_by is not None]:
-            text += f" ({_settling(unsettled)})"
-        told.append(text)
-    return [Text(safe(f"  regime at {at(checkpoint)}: {'; '.join(told)}"))] if told else []
+def _verdicts(report: Report, view: View) -> list[RenderableType]:
+    """The regime of every signal at the last checkpoint, and what made it so."""
+    found = last_verdicts(report, view)
+    if not found:
+        return []
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(f"verdict at {at(found[0].checkpoint)}")
+    table.add_column("regime", no_wrap=True)
+    table.add_column("because", overflow="fold")
+    for verdict in found:
+        because = ", ".join(verdict.causes)
+        if not because and verdict.regime in DEGENERATE:
+            because = "no cause found"
+        if verdict.without_ends not in (verdict.regime, INCONCLUSIVE):
+            because += (
+                f"{'; ' if because else ''}{verdict.without_ends} without first and end token"
+            )
+        table.add_row(verdict.signal, verdict.regime, because)
+    unsettled: dict[str, list[SettledBy]] = {}
+    for verdict in found:
+        if verdict.settled_by is not None:
+            unsettled.setdefault(verdict.regime, []).append(verdict.settled_by)
+    told = [Text(safe(f"  {regime}: {_settling(why)}")) for regime, why in unsettled.items()]
+    return [Text(""), table, *told]
 
 
 def _settling(unsettled: Sequence[SettledBy]) -> str:
@@ -214,7 +209,7 @@ def _how_to_read() -> Text:
         "length (0 even, 1 one token); e^ the share of effective tokens, corrected for\n"
         "length (1 even, 0 one token). Means over prompts; report.json has their 95%\n"
         "intervals. A regime is what surely more than half of the completions have;\n"
-        "what made it so is not judged in this version."
+        "`arca-diag explain ID` says what a cause is and how it is measured."
     )
 
 

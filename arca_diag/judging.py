@@ -1,0 +1,89 @@
+"""Judging in one place: from the tables of a result to figures, verdicts, causes and findings.
+
+Needs no model, so that a saved result is judged again by other cuts, credit or sharpening with
+the same code that judged it first.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from arca_diag import causes, faults, findings, verdict
+from arca_diag.measurements import measure
+from arca_diag.measurements.evidence import Evidence
+from arca_diag.results import Fidelity, Finding, Measurement, Skipped, Verdict
+from arca_diag.thresholds import Cuts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What the tables say.
+
+    Attributes:
+        measurements: Every figure.
+        verdicts: Regimes with their causes.
+        skipped: What could not be asked.
+        judged: Causes with their evidence.
+    """
+
+    measurements: list[Measurement]
+    judged: causes.Judged
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Regimes with their causes."""
+        return self.judged.verdicts
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """What could not be asked, and what it needs."""
+        return self.judged.skipped
+
+
+def judge(evidence: Evidence, cuts: Cuts) -> Judgement:
+    """Measure, name regimes, and ask what made them so."""
+    measurements = measure(evidence)
+    regimes = verdict.judge_regimes(evidence.trajectories, evidence.rollouts, cuts)
+    return Judgement(
+        measurements=measurements, judged=causes.judge_causes(regimes, measurements, cuts)
+    )
+
+
+def all_findings(
+    judgement: Judgement,
+    others: Iterable[Finding],
+    fidelity: Iterable[Fidelity],
+    *,
+    credit: str,
+    sharpening: float,
+) -> list[Finding]:
+    """Those of the run and its files, and those of its signals folded under them.
+
+    Args:
+        judgement: As from `judge`.
+        others: Findings about adapters, log, replay and inputs; those about signals that an
+            earlier judgement left among them are made anew.
+        fidelity: Where the replay is not the run, no signal of the checkpoint is at fault.
+        credit: What the run trained with.
+        sharpening: The configured power.
+    """
+    void: dict[int | str, str] = {
+        int(f.checkpoint) if f.checkpoint.isdigit() else f.checkpoint: "replay-mismatch"
+        for f in fidelity
+        if f.status == "fail"
+    }
+    kept = [
+        f.model_copy(update={"cause_of": []})
+        for f in others
+        if f.id not in faults.ACTIONS and "residual_noise_share" not in f.evidence
+    ]
+    return findings.together(
+        kept,
+        faults.rounding_findings(judgement.judged),
+        faults.credit_findings(judgement.judged, judgement.measurements, credit, sharpening, void),
+    )
+
+
+def still_skipped(before: Iterable[Skipped], judgement: Judgement) -> list[Skipped]:
+    """What an earlier judgement could not ask beside the causes, and what this one cannot."""
+    asked = {identity for identity, _ in causes.CAUSES}
+    return [*(s for s in before if s.id not in asked), *judgement.skipped]

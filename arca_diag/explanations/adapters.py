@@ -7,14 +7,17 @@ ADAPTERS = (
         id="adapter-inert",
         levels=("error", "note"),
         says="the adapter does nothing: B A is exactly 0, `lora_alpha` is 0, PEFT would place none "
-        "of its tensors, or its residual is exactly 0 on every token",
+        "of its tensors, or its residual is exactly 0, or nothing but rounding, on every token",
         meaning="Whoever loads this checkpoint gets its base, and most other findings about it are "
         "noise. Divergence, KL and residual are then 0, or what the reference does alone (a scan "
         "reads badly named tensors by their right names, and measures them). At step 0 it is how "
         "plain LoRA begins, and a note.",
         measured="Without a model: names of the LoRA tensors against those that PEFT would place, "
         "alpha in every layer, and B A from the file's values. With one: the residual of every "
-        "counted token of every completion. Exact comparison with 0; no interval.",
+        "counted token of every completion: exact comparison with 0, no interval; or, in float32 "
+        "and above, the noise of the residual surely half of itself: the same tokens replayed in "
+        "another batch composition, over prompts.",
+        thresholds=("inert-noise",),
         confounds="A warm-up starts at a learning rate of 0 and a first batch may hold no "
         "advantage: the first checkpoints are a note where a later one moved. Trained modules, "
         "tokens, biases or DoRA magnitudes may act while B A is 0: then B A and alpha are not "

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from arca_diag.credit import credit_weights
 from arca_diag.diagnostics.concentration import gini_corrected
-from arca_diag.shapes import check_masked
+from arca_diag.shapes import check_shapes
 from arca_diag.signals import entropy_drop
 
 #: Permutations of each completion. Their noise adds 1/64 to the variance that the excess of a
@@ -53,7 +53,7 @@ def gini_permuted(
     Raises:
         ValueError: The shapes differ, or a counted entropy is negative or not finite.
     """
-    check_masked(entropies, mask, minimum=0.0)
+    check_shapes(entropies, mask)
     out = np.full(len(mask), np.nan)
     step = max(1, _CELLS // (PERMUTATIONS * max(mask.shape[1], 1)))
     for first in range(0, len(mask), step):

@@ -6,6 +6,7 @@ To add one: a function from `Evidence` to measurements in a file of its own, an 
 from collections.abc import Callable
 
 from arca_diag.measurements.agreement import measure_agreement
+from arca_diag.measurements.causes import measure_causes
 from arca_diag.measurements.concentration import measure_concentration
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.measurements.gradients import measure_gradient_agreement
@@ -17,6 +18,7 @@ from arca_diag.results import Measurement
 MEASURES: tuple[Callable[[Evidence], list[Measurement]], ...] = (
     measure_concentration,
     measure_agreement,
+    measure_causes,
     measure_noise,
     measure_gradient_agreement,
     measure_rewards,

@@ -106,7 +106,7 @@ class TestUndefinedAndInvalid:
     @pytest.mark.usefixtures("without_shape_checks")
     def test_shapes_that_differ_are_refused(self):
         one, mask = np.ones((2, 3)), np.ones((2, 3), dtype=bool)
-        for other in (np.ones((1, 3)), np.ones((2, 1))):
+        for other in (np.ones((1, 3)), np.ones((2, 1)), np.ones((2, 4)), np.ones((3, 2))):
             with pytest.raises(ValueError, match="must share one"):
                 total_variation(one, other, mask)
             with pytest.raises(ValueError, match="must share one"):

@@ -102,6 +102,16 @@ class TestPermuted:
         first, again, other = (gini_permuted(entropies, mask, seed=s).item() for s in (0, 0, 1))
         assert first == again != other
 
+    def test_completions_that_are_alike_draw_orders_of_their_own(self):
+        # Else their errors would not cancel in the mean of a run.
+        turn = [2.0, 1.4, 0.9, 0.6, 0.4, 0.3]
+        entropies = np.array(turn) + np.linspace(0, 1e-6, 300)[:, None]
+        found = gini_permuted(entropies, np.ones(entropies.shape, dtype=bool))
+        orders = reference.gini_of_orders([turn])
+        error = np.nanstd(orders) / math.sqrt(PERMUTATIONS)
+        assert found.std() == pytest.approx(error, rel=0.2)
+        assert found.mean() == pytest.approx(np.nanmean(orders), abs=4 * error / math.sqrt(300))
+
     @pytest.mark.parametrize(
         "row", [[], [1.0], [0.0, 0.0, 0.0], [2.0] * 4], ids=["none", "one", "zeros", "equal"]
     )
@@ -121,6 +131,12 @@ class TestPermuted:
     def test_an_impossible_entropy_is_refused(self, bad):
         with pytest.raises(ValueError, match=r"must be >= 0|NaN or infinite"):
             gini_permuted(*batch([1.0, bad]))
+
+    @pytest.mark.usefixtures("without_shape_checks")
+    @pytest.mark.parametrize("shape", [(1, 3), (2, 1), (2, 4), (3, 2)])
+    def test_shapes_that_differ_are_refused(self, shape):
+        with pytest.raises(ValueError, match="must share one"):
+            gini_permuted(np.ones((2, 3)), np.ones(shape, dtype=bool))
 
 
 class TestWithoutEnds:

@@ -150,7 +150,8 @@ def _clusters(groups: list[_Group]) -> Int[np.ndarray, " group"]:
 
 def _rows(place: Place, groups: list[_Group]) -> pd.DataFrame:
     """The completions of some groups."""
-    return pd.concat([place.completions.iloc[:0], *(group.rows for group in groups)])
+    names = [group.rows["group_id"].iloc[0] for group in groups]
+    return place.completions[place.completions["group_id"].isin(names)]
 
 
 def _has_spread(group: _Group) -> bool:

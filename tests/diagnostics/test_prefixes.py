@@ -94,6 +94,12 @@ class TestBranches:
         assert branches_of(*group).positions.tolist() == [0, 0, 1, 1]
         assert branches_of(*group, uncounted=[0]).positions.tolist() == [1, 1]
 
+    def test_a_token_must_count_for_all_who_take_it(self):
+        ids = [np.array([token]) for token in (1, 1, 2, 2)]
+        counted = [np.array([counts]) for counts in (True, False, True, True)]
+        found = branching_tokens(ids, counted)
+        assert found.takers.tolist() == [[False, False, True, True]]
+
     @given(GROUPS)
     def test_it_agrees_with_the_reference(self, completions):
         assert named(branches_of(*completions), completions) == by_hand(completions)
@@ -192,11 +198,14 @@ class TestInterval:
         assert found.n_clusters == 9
 
     def test_without_one_prompt_there_must_be_enough_left(self):
-        signal = np.arange(float(MIN_BRANCHES))
-        found = order_agreement_interval(signal[:, None], signal, np.arange(MIN_BRANCHES))[0]
-        assert found.value == pytest.approx(1)
-        assert math.isnan(found.low)
-        assert math.isnan(found.high)
+        # Without any prompt, and without the one prompt of two tokens.
+        for extra in ([], [0]):
+            clusters = np.array([*range(MIN_BRANCHES), *extra])
+            change = np.arange(float(len(clusters)))
+            found = order_agreement_interval(change[:, None], change, clusters)[0]
+            assert found.value == pytest.approx(1)
+            assert math.isnan(found.low)
+            assert math.isnan(found.high)
 
     def test_undefined_is_of_no_prompt(self):
         found = order_agreement_interval(np.empty((0, 1)), np.empty(0), np.empty(0, dtype=int))[0]

@@ -155,6 +155,10 @@ class TestGap:
     def test_a_group_with_one_unknown_reward_has_no_mean_to_be_above(self):
         rows = [("a1", 1.0, 0.9), ("a1", 0.0, 0.5)]
         assert gap(*rows, ("b1", 1.0, 0.1), ("b1", None, 0.2), ("b1", 0.0, 0.9)).n_groups == 1
+        # Its advantages decide where all are known.
+        good, bad = {"advantage": 1.0}, {"advantage": -0.5}
+        some = [("b1", 0.5, 0.1, bad), ("b1", None, 0.5, good), ("b1", 0.6, 0.3, bad)]
+        assert gap(*rows, *some).value == pytest.approx((0.4 + 0.3) / 2)
 
     def test_without_rewards_and_advantages_it_says_so(self):
         found = gap(("a1", None, 0.9), ("a1", None, 0.5))

@@ -66,7 +66,8 @@ def measure_prefixes(evidence: Evidence) -> list[Measurement]:
 
     Evidence, not a verdict: values of a prefix are means of a few completions, completions part
     where the policy is unsure and mostly early, and shuffling does not keep together the rewards
-    of completions that are the same.
+    of completions that are the same. Entropy, `kl_exact` and both residuals belong to the prefix:
+    they are one number for all tokens that follow it, so they can only tell prefixes apart.
     """
     tokens = evidence.tokens
     starts = completion_starts(tokens)

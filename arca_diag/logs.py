@@ -5,7 +5,7 @@ in runs that learn is at most a note: entropy that falls while the reward rises 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,10 +13,14 @@ import numpy as np
 from scipy import special
 
 from arca_diag.inputs.arguments import as_number
-from arca_diag.results import Finding
+from arca_diag.results import Finding, Measurement
 from arca_diag.thresholds import DEFAULT, Cuts
 
 _SOURCE = "the trainer's log"
+_MORE_SPREAD = (
+    "mix in prompts that are sometimes solved, sample more completions a group, or grade the "
+    "reward more finely"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +80,50 @@ def no_advantage(log: Log) -> Finding | None:
         level,
         f"{share:.0%} of groups {when} have no spread in reward: they teach nothing",
         evidence,
-        "mix in prompts that are sometimes solved, sample more completions a group, or grade the "
-        "reward more finely",
+        _MORE_SPREAD,
     )
+
+
+def no_spread_in_rollouts(log: Log, measurements: Iterable[Measurement]) -> list[Finding]:
+    """The same of the groups that were replayed, where the log does not say it.
+
+    Of the fixed set, which is spread over the run; the rewards are the same at every checkpoint.
+    """
+    if len(log.series("frac_reward_zero_std")):
+        return []
+    found = {m.name: m for m in measurements if m.view == "fixed-set" and m.value is not None}
+    share = found.get("groups_without_spread")
+    if share is None or share.low is None or share.n_clusters < log.cuts["clusters-least"]:
+        return []
+    level: Literal["error", "warn"]
+    if log.cuts.passed("no-advantage-error", share.low):
+        level = "error"
+    elif log.cuts.passed("no-advantage-warn", share.low):
+        level = "warn"
+    else:
+        return []
+    best, worst = (
+        found[name].value if name in found else None
+        for name in ("groups_all_best", "groups_all_worst")
+    )
+    return [
+        _finding(
+            "no-advantage",
+            level,
+            f"{share.value:.0%} of the replayed groups have no spread in reward "
+            f"({best or 0:.0%} all best, {worst or 0:.0%} all worst): they teach nothing",
+            {
+                "share": share.value,
+                "low": share.low,
+                "high": share.high,
+                "groups": share.n_groups,
+                "prompts": share.n_clusters,
+                "all_best": best,
+                "all_worst": worst,
+            },
+            _MORE_SPREAD,
+        ).model_copy(update={"source": "the rewards of the replayed completions"})
+    ]
 
 
 def entropy_collapsed(log: Log) -> Finding | None:

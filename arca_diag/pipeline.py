@@ -27,7 +27,7 @@ from arca_diag.inputs.selection import Selection, default_window, group_entries,
 from arca_diag.inputs.updates import Updates, layer_updates
 from arca_diag.layers import LAYERS, layer_table
 from arca_diag.lint import lint
-from arca_diag.logs import log_findings
+from arca_diag.logs import log_findings, no_spread_in_rollouts
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
@@ -163,6 +163,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         describe.logged(inputs),
         config.cuts,
     )
+    log = describe.log_of(inputs.run, inputs.census, inputs.adapters, config.cuts)
     report = Report(
         schema_version=SCHEMA_VERSION,
         tool={"name": "arca-diag", "version": __version__},
@@ -182,9 +183,8 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
             [
                 *findings.input_findings(inputs, selection),
                 *lint(inputs.adapters, describe.lint_context(inputs.base, config.cuts), updates),
-                *log_findings(
-                    describe.log_of(inputs.run, inputs.census, inputs.adapters, config.cuts)
-                ),
+                *log_findings(log),
+                *no_spread_in_rollouts(log, judgement.measurements),
                 *findings.inert_findings(judgement.verdicts, inputs.reference),
                 *fidelity.mismatch_findings(faithful, config.cuts),
             ],

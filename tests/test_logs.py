@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from arca_diag import logs
-from arca_diag.logs import RULES, Log, log_findings
+from arca_diag.logs import RULES, Log, log_findings, no_spread_in_rollouts
 from arca_diag.thresholds import DEFAULT, LOG_THRESHOLDS, Cuts
 from tests.conftest import ROOT
+from tests.test_causes import figure
 
 
 def rows(**series: list[Any]) -> list[dict[str, Any]]:
@@ -98,6 +99,40 @@ class TestNoAdvantage:
         low = np.mean(values) - stats.t.ppf(0.975, 39) * stats.sem(values)
         assert told.evidence["low"] == pytest.approx(low, rel=1e-12)
         assert told.evidence["mean"] == pytest.approx(np.mean(values), rel=1e-12)
+
+
+class TestNoAdvantageWithoutALog:
+    def spread(self, low: float, *, n: int = 12, view: Any = "fixed-set", **log: Any) -> Any:
+        shares = [
+            figure(name, value, signal=None, view=view, n=n, low=low, high=1.0)
+            for name, value in (
+                ("groups_without_spread", 0.97),
+                ("groups_all_best", 0.25),
+                ("groups_all_worst", 0.72),
+            )
+        ]
+        return no_spread_in_rollouts(Log(rows=rows(**log)), shares)
+
+    @pytest.mark.parametrize(("low", "level"), [(0.95, "error"), (0.6, "warn")])
+    def test_the_lower_limit_over_prompts_decides(self, low, level):
+        (finding,) = self.spread(low)
+        assert (finding.id, finding.level) == ("no-advantage", level)
+        assert "25% all best, 72% all worst" in finding.message
+        assert finding.evidence["prompts"] == 12
+
+    def test_a_limit_below_the_cut_is_no_finding(self):
+        assert self.spread(0.45) == []
+
+    def test_too_few_prompts_and_own_sets_say_nothing_of_the_run(self):
+        assert self.spread(0.95, n=7) == []
+        assert self.spread(0.95, view="on-policy") == []
+
+    def test_where_the_log_says_it_the_log_is_asked(self):
+        assert self.spread(0.95, frac_reward_zero_std=[0.0, 0.1]) == []
+
+    def test_unknown_rewards_are_no_finding(self):
+        unknown = figure("groups_without_spread", None, signal=None, view="fixed-set")
+        assert no_spread_in_rollouts(Log(rows=[]), [unknown]) == []
 
 
 class TestEntropy:

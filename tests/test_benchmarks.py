@@ -1,0 +1,227 @@
+"""The benchmarks of the judge: that what they plant is so, and that they tell right from wrong."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from arca_diag import measurements
+from arca_diag.thresholds import DEFAULT
+from tests.benchmarks import coverage, detection, drawing, planted, tally
+from tests.benchmarks.planted import Recipe
+from tests.benchmarks.tally import Case
+from tests.benchmarks.truth import BORDERLINE, CUT_OF, truths
+
+ON_POLICY = "on-policy"
+
+
+class TestCoverage:
+    @pytest.mark.parametrize("figure", coverage.figures(), ids=lambda f: f.name)
+    def test_the_truth_lies_on_the_cut_under_every_law(self, figure):
+        for law in figure.laws:
+            values = law.draw(np.random.default_rng(1), 20_000, 2).astype(float).mean(axis=1)
+            error = values.std() / math.sqrt(len(values))
+            assert abs(values.mean() - DEFAULT[figure.cut]) < 4 * error
+
+    def test_an_interval_that_is_too_narrow_is_seen(self, monkeypatch):
+        right = coverage.figures()[:1]
+
+        def narrow(values, clusters):
+            found = right[0].estimate(values, clusters)
+            return dataclasses.replace(
+                found, low=(found.low + found.value) / 2, high=(found.high + found.value) / 2
+            )
+
+        def called(figure):
+            monkeypatch.setattr(coverage, "figures", lambda: [figure])
+            return [r.called for r in coverage.rows(300, 0, (16,)) if not r.harsh]
+
+        assert max(called(right[0])) < 0.06
+        assert min(called(dataclasses.replace(right[0], estimate=narrow))) > 0.1
+
+    def test_the_command_writes_what_it_prints(self, tmp_path, capsys):
+        out = tmp_path / "coverage.json"
+        status = coverage.main(["--replications", "4", "--out", str(out)])
+        told, printed = json.loads(out.read_text()), capsys.readouterr().out
+        assert status == (1 if told["missed"] else 0)
+        assert {row["prompts"] for row in told["rows"]} == set(coverage.SIZES)
+        assert all(row["figure"] in printed for row in told["rows"])
+        again = tmp_path / "again.json"
+        coverage.main(["--replications", "4", "--out", str(again)])
+        assert again.read_bytes() == out.read_bytes()
+
+
+def root(recipe: Recipe, signal: str, power: float = 1.0) -> str | None:
+    truth = truths(recipe.build(0), (signal,))[ON_POLICY, signal, power]
+    return "borderline" if truth.borderline else truth.root
+
+
+class TestPlantedTruth:
+    """What is true follows from the numbers of a population, and from nothing else."""
+
+    @pytest.fixture(autouse=True)
+    def _smaller(self, monkeypatch):
+        monkeypatch.setattr(planted, "PROMPTS", 24)
+
+    @pytest.mark.parametrize(
+        ("dose", "true"), [(0.2, None), (0.5, "borderline"), (0.85, "credit-floor")]
+    )
+    def test_it_follows_the_dose_and_not_the_name(self, dose, true):
+        for name in ("healthy", "credit-floor"):
+            plants = (planted.floored("kl_exact", dose),)
+            assert root(Recipe(name=name, plants=plants), "kl_exact") == true
+
+    @pytest.mark.parametrize(
+        ("recipe", "signal", "true"),
+        [
+            (Recipe(name="a"), "residual", None),
+            (Recipe(name="a", plants=(planted.inert(),)), "residual", "adapter-inert"),
+            (Recipe(name="a", plants=(planted.inert(),)), "surprisal", None),
+            (Recipe(name="a", rounding={"entropy": 0.4}), "entropy", "numeric-noise"),
+            (Recipe(name="a", lengths=planted.short(0.95)), "entropy", "completions-short"),
+            (
+                Recipe(name="a", plants=(planted.inherited("surprisal", 0.1),)),
+                "surprisal",
+                "credit-inherited",
+            ),
+            (Recipe(name="a"), "entropy_reduction", "credit-structural"),
+            (Recipe(name="a", plants=(planted.climbing(1.0),)), "entropy_reduction", None),
+            (
+                Recipe(name="a", plants=(planted.by_type("residual", 0.2),)),
+                "residual",
+                "credit-task-agnostic",
+            ),
+            (
+                Recipe(name="a", plants=(planted.by_place("residual", 0.2),)),
+                "residual",
+                "credit-task-agnostic",
+            ),
+        ],
+    )
+    def test_each_plant_makes_its_cause_true(self, recipe, signal, true):
+        assert root(recipe, signal) == true
+
+    def test_a_power_that_makes_the_regime_is_true_at_that_power_only(self):
+        found = truths(Recipe(name="a", sharpening=2.0).build(0), ("kl_exact",))
+        assert found[ON_POLICY, "kl_exact", 1.0].root is None
+        assert found[ON_POLICY, "kl_exact", 2.0].root == "sharpening-only"
+
+    def test_one_hot_is_sparse_and_flat_is_uniform(self):
+        for plant, regime in ((planted.one_hot, "sparse"), (planted.flat, "uniform")):
+            pool = Recipe(name="a", plants=(plant("residual"),)).build(0)
+            assert truths(pool, ("residual",))[ON_POLICY, "residual", 1.0].regime == regime
+
+    def test_every_cut_lies_in_its_zone_of_doubt(self):
+        for cut, (low, high) in BORDERLINE.items():
+            assert low < DEFAULT[cut] < high
+        assert set(BORDERLINE) == {cut for cut in CUT_OF.values() if cut}
+
+    def test_names_of_populations_differ(self):
+        everything = (*detection.REPLAYED, *detection.SYNTHETIC, *detection.CURVES)
+        assert len(detection.ALL) == len(everything)
+
+
+@pytest.fixture(scope="module")
+def source() -> drawing.Source:
+    return drawing.Source(Recipe(name="a", prompts=120).build(0))
+
+
+class TestDrawnRuns:
+    def test_a_prompt_that_is_drawn_twice_is_two_prompts(self, source):
+        run = source.draw(np.random.default_rng(0))
+        assert run.rollouts["cluster"].nunique() == 120 > planted.PROMPTS
+        assert run.rollouts["rollout_id"].is_unique
+        assert len(run.rollouts) == 120 * planted.EACH
+        assert set(run.noise["rollout_id"]) <= set(run.rollouts["rollout_id"])
+
+    def test_the_same_seed_draws_the_same_run(self, source):
+        runs = [source.draw(np.random.default_rng(seed)).tokens for seed in (3, 3, 4)]
+        assert runs[0].equals(runs[1])
+        assert not runs[0].equals(runs[2])
+
+    def test_figures_are_those_of_the_package(self):
+        assert set(drawing.MEASURES) <= set(measurements.MEASURES)
+
+
+class TestDetection:
+    def test_what_is_planted_is_found_and_written(self, capsys):
+        found = [detection.look_at(name, 2, 0) for name in ("floor", "few groups")]
+        told = detection.tables(found)
+        assert told["causes"]["credit-floor"]["recall"]["share"] == 1
+        assert told["few_prompts"]["inconclusive"]["share"] == 1
+        assert json.loads(json.dumps(told, allow_nan=False)) == told
+        assert "credit-floor" in detection.show(told)
+
+
+def case(**changes) -> Case:
+    whole = {
+        "pool": "a",
+        "curve": None,
+        "prompts": 32,
+        "draw": 1,
+        "place": (ON_POLICY, "residual", 1.0),
+        "true_root": "credit-floor",
+        "holds": dict.fromkeys(CUT_OF, False) | {"credit-floor": True},
+        "true_figures": {"credit-floor": 0.8},
+        "true_regime": "uniform",
+        "said_causes": ("credit-floor",),
+        "said_regime": "uniform",
+        "figures": {"credit-floor": (0.8, 0.7, 0.9, 32)},
+    }
+    return Case(**(whole | changes))
+
+
+class TestTally:
+    def test_only_the_first_cause_counts_as_the_root(self):
+        second = case(said_causes=("numeric-noise", "credit-floor"))
+        found = tally.by_cause([case(), second])
+        assert found["credit-floor"]["recall"]["share"] == 0.5
+        assert found["numeric-noise"]["precision"]["share"] == 0
+        assert tally.not_told_apart([case(), second])
+
+    def test_borderline_fitted_and_small_cases_do_not_count(self):
+        apart = [case(true_root=None), case(draw=2), case(prompts=8), case(curve="credit-floor")]
+        assert tally.by_cause(apart)["credit-floor"]["recall"]["n"] == 0
+        assert tally.confusion(apart)["borderline"] == {"credit-floor": 1}
+
+    def test_limits_are_those_of_clopper_and_pearson(self):
+        # Of 0 in n the upper limit is 1 - .025^(1/n).
+        assert tally.limits(0, 40) == (0.0, pytest.approx(1 - 0.025 ** (1 / 40)))
+
+    def test_a_cut_is_fitted_to_even_draws_and_held_against_odd_ones(self):
+        def at(value: float, holds: bool, draw: int) -> Case:
+            return case(
+                holds={**dict.fromkeys(CUT_OF, False), "credit-floor": holds},
+                figures={"credit-floor": (value, value - 0.01, value + 0.01, 32)},
+                draw=draw,
+            )
+
+        even = [at(0.6, True, 0), at(0.55, False, 0)]
+        found = tally.fits([*even, at(0.6, True, 1), at(0.55, False, 1)])["credit-floor"]
+        assert 0.55 <= found["fitted"] < 0.6
+        assert found["at_shipped"] == {"recall": 1.0, "false": 1.0}
+        assert found["at_fitted"] == {"recall": 1.0, "false": 0.0}
+
+    @pytest.mark.parametrize(
+        ("called", "monotone", "crosses"),
+        [
+            ((0.0, 0.0, 1.0, 1.0), True, True),
+            ((0.0, 1.0, 1.0, 1.0), True, False),  # called short of the cut
+            ((0.0, 0.0, 0.0, 0.2), True, False),  # never called
+            ((0.0, 0.8, 0.2, 1.0), False, False),
+        ],
+    )
+    def test_a_dose_curve_has_to_rise_and_cross_past_the_cut(self, called, monotone, crosses):
+        cases = [
+            case(
+                curve="credit-floor",
+                true_figures={"credit-floor": dose},
+                said_causes=("credit-floor",) if place < 10 * share else (),
+            )
+            for dose, share in zip((0.3, 0.45, 0.55, 0.8), called, strict=True)
+            for place in range(10)
+        ]
+        found = tally.curves(cases)["credit-floor"]
+        assert (found["monotone"], found["crosses_at_cut"]) == (monotone, crosses)

@@ -40,6 +40,8 @@ from tests.test_tables import (
 
 GOLDEN = Path(__file__).parent / "golden" / "tiny_addition.json"
 SMALL = {"groups": 2, "fixed_groups": 3}
+#: Figures that come from random permutations.
+DRAWN = {"structural_excess", "reward_gap_p", "reward_gap_p_holm", "prefix_agreement_null"}
 TABLES = tuple(
     f"{name}.parquet" for name in ("tokens", "trajectories", "rollouts", "noise", "layers")
 )
@@ -464,13 +466,27 @@ def test_the_credit_is_what_was_given_else_what_the_run_recorded(
     assert scan(tiny_run, out=copied).did == "nothing new"
 
 
-def test_another_seed_is_recorded_and_moves_no_figure(copied: Path, tiny_run: Path) -> None:
-    before = files_in(copied)
+def test_another_seed_is_recorded_and_moves_only_what_is_drawn(
+    copied: Path, tiny_run: Path
+) -> None:
+    before, figures = files_in(copied), report_of(copied)
     assert scan(tiny_run, out=copied, seed=7).did == "judged again"
-    assert report_of(copied)["provenance"]["seed"] == 7
-    assert report_of(copied)["provenance"]["options"]["seed"] == 7
+    after = report_of(copied)
+    assert after["provenance"]["seed"] == 7
+    assert after["provenance"]["options"]["seed"] == 7
     for name in (*TABLES, *PLOTS):
-        assert (copied / name).read_bytes() == before[name], name
+        if name != "trajectories.parquet":
+            assert (copied / name).read_bytes() == before[name], name
+    rows = pd.read_parquet(io.BytesIO(before["trajectories.parquet"]))
+    again = pd.read_parquet(copied / "trajectories.parquet")
+    apart = [column for column in rows if not rows[column].equals(again[column])]
+    assert apart == ["gini_permuted"]
+    pairs = zip(figures["measurements"], after["measurements"], strict=True)
+    assert {m["name"] for m, other in pairs if m != other} == DRAWN
+    for found in (figures, after):
+        for each in found["verdicts"]:
+            each.pop("settled_by")
+    assert after["verdicts"] == figures["verdicts"]
 
 
 def test_figures_are_given_at_one_and_at_the_asked_sharpening(copied: Path, tiny_run: Path) -> None:

@@ -111,7 +111,7 @@ class TestNoAdvantageWithoutALog:
                 ("groups_all_worst", 0.72),
             )
         ]
-        return no_spread_in_rollouts(Log(rows=rows(**log)), shares)
+        return no_spread_in_rollouts(Log(rows=rows(**log) if log else []), shares)
 
     @pytest.mark.parametrize(("low", "level"), [(0.95, "error"), (0.6, "warn")])
     def test_the_lower_limit_over_prompts_decides(self, low, level):

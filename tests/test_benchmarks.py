@@ -9,7 +9,7 @@ import pytest
 
 from arca_diag import measurements
 from arca_diag.thresholds import DEFAULT
-from tests.benchmarks import coverage, detection, drawing, planted, tally
+from tests.benchmarks import coverage, detection, drawing, planted, plants, tally
 from tests.benchmarks.planted import Recipe
 from tests.benchmarks.tally import Case
 from tests.benchmarks.truth import BORDERLINE, CUT_OF, truths
@@ -70,31 +70,31 @@ class TestPlantedTruth:
     )
     def test_it_follows_the_dose_and_not_the_name(self, dose, true):
         for name in ("healthy", "credit-floor"):
-            plants = (planted.floored("kl_exact", dose),)
-            assert root(Recipe(name=name, plants=plants), "kl_exact") == true
+            floored = (plants.floored("kl_exact", dose),)
+            assert root(Recipe(name=name, plants=floored), "kl_exact") == true
 
     @pytest.mark.parametrize(
         ("recipe", "signal", "true"),
         [
             (Recipe(name="a"), "residual", None),
-            (Recipe(name="a", plants=(planted.inert(),)), "residual", "adapter-inert"),
-            (Recipe(name="a", plants=(planted.inert(),)), "surprisal", None),
+            (Recipe(name="a", plants=(plants.inert(),)), "residual", "adapter-inert"),
+            (Recipe(name="a", plants=(plants.inert(),)), "surprisal", None),
             (Recipe(name="a", rounding={"entropy": 0.4}), "entropy", "numeric-noise"),
-            (Recipe(name="a", lengths=planted.short(0.95)), "entropy", "completions-short"),
+            (Recipe(name="a", lengths=plants.short(0.95)), "entropy", "completions-short"),
             (
-                Recipe(name="a", plants=(planted.inherited("surprisal", 0.1),)),
+                Recipe(name="a", plants=(plants.inherited("surprisal", 0.1),)),
                 "surprisal",
                 "credit-inherited",
             ),
             (Recipe(name="a"), "entropy_reduction", "credit-structural"),
-            (Recipe(name="a", plants=(planted.climbing(1.0),)), "entropy_reduction", None),
+            (Recipe(name="a", plants=(plants.climbing(1.0),)), "entropy_reduction", None),
             (
-                Recipe(name="a", plants=(planted.by_type("residual", 0.2),)),
+                Recipe(name="a", plants=(plants.by_type("residual", 0.2),)),
                 "residual",
                 "credit-task-agnostic",
             ),
             (
-                Recipe(name="a", plants=(planted.by_place("residual", 0.2),)),
+                Recipe(name="a", plants=(plants.by_place("residual", 0.2),)),
                 "residual",
                 "credit-task-agnostic",
             ),
@@ -109,7 +109,7 @@ class TestPlantedTruth:
         assert found[ON_POLICY, "kl_exact", 2.0].root == "sharpening-only"
 
     def test_one_hot_is_sparse_and_flat_is_uniform(self):
-        for plant, regime in ((planted.one_hot, "sparse"), (planted.flat, "uniform")):
+        for plant, regime in ((plants.one_hot, "sparse"), (plants.flat, "uniform")):
             pool = Recipe(name="a", plants=(plant("residual"),)).build(0)
             assert truths(pool, ("residual",))[ON_POLICY, "residual", 1.0].regime == regime
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from arca_diag.signals import SIGNAL_NAMES
-from tests.benchmarks import planted
+from tests.benchmarks import plants
 from tests.benchmarks.planted import Plant, Recipe
 from tests.benchmarks.replayed import Weakened
 
@@ -15,43 +15,43 @@ def _in_three(plant: Callable[[str], Plant]) -> tuple[Plant, ...]:
     return tuple(plant(signal) for signal in ("surprisal", "kl_exact", "residual"))
 
 
-_FLOORED = _in_three(lambda signal: planted.floored(signal, 0.85))
-_ONE_HOT = _in_three(planted.one_hot)
+_FLOORED = _in_three(lambda signal: plants.floored(signal, 0.85))
+_ONE_HOT = _in_three(plants.one_hot)
 
 SYNTHETIC: tuple[Recipe, ...] = (
     Recipe(name="healthy", healthy=_SOUND),
-    Recipe(name="entropy falls slowly", plants=(planted.falling(),), healthy=_SOUND),
-    Recipe(name="entropy climbs slowly", plants=(planted.climbing(1.0),), healthy=_SOUND),
+    Recipe(name="entropy falls slowly", plants=(plants.falling(),), healthy=_SOUND),
+    Recipe(name="entropy climbs slowly", plants=(plants.climbing(1.0),), healthy=_SOUND),
     Recipe(name="few groups", plants=_ONE_HOT, prompts=6),
     Recipe(name="eight groups", plants=_ONE_HOT, prompts=8),
-    Recipe(name="zero adapter", plants=(planted.inert(),)),
+    Recipe(name="zero adapter", plants=(plants.inert(),)),
     Recipe(name="one-hot", plants=_ONE_HOT),
-    Recipe(name="flat", plants=_in_three(planted.flat)),
+    Recipe(name="flat", plants=_in_three(plants.flat)),
     Recipe(name="floor", plants=_FLOORED),
     Recipe(
         name="inherited",
-        plants=(planted.inherited("surprisal", 0.1), planted.inherited("entropy", 0.1)),
+        plants=(plants.inherited("surprisal", 0.1), plants.inherited("entropy", 0.1)),
     ),
-    Recipe(name="punctuation", plants=_in_three(lambda s: planted.by_type(s, 0.2))),
-    Recipe(name="position", plants=_in_three(lambda s: planted.by_place(s, 0.2))),
+    Recipe(name="punctuation", plants=_in_three(lambda s: plants.by_type(s, 0.2))),
+    Recipe(name="position", plants=_in_three(lambda s: plants.by_place(s, 0.2))),
     Recipe(name="sharpening", sharpening=2.0),
-    Recipe(name="short", lengths=planted.short(0.9)),
+    Recipe(name="short", lengths=plants.short(0.9)),
     Recipe(name="rounding", rounding=dict.fromkeys(("surprisal", "entropy", "divergence"), 0.4)),
     Recipe(name="nothing but rounding", rounding=dict.fromkeys(SIGNAL_NAMES, 1.0)),
-    Recipe(name="mixed doses", plants=tuple(planted.in_prompts(0.5, p) for p in _ONE_HOT)),
+    Recipe(name="mixed doses", plants=tuple(plants.in_prompts(0.5, p) for p in _ONE_HOT)),
     Recipe(
         name="floor and inherited",
         plants=(
-            planted.inherited("surprisal", 0.1),
-            planted.floored("surprisal", 0.85),
-            planted.floored("ref_surprisal", 0.85),
+            plants.inherited("surprisal", 0.1),
+            plants.floored("surprisal", 0.85),
+            plants.floored("ref_surprisal", 0.85),
         ),
     ),
     Recipe(
         name="inherited punctuation",
-        plants=(planted.by_type("ref_surprisal", 0.2), planted.inherited("surprisal", 0.1)),
+        plants=(plants.by_type("ref_surprisal", 0.2), plants.inherited("surprisal", 0.1)),
     ),
-    Recipe(name="short and floor", plants=_FLOORED, lengths=planted.short(0.9)),
+    Recipe(name="short and floor", plants=_FLOORED, lengths=plants.short(0.9)),
     Recipe(
         name="rounding and floor",
         plants=_FLOORED,
@@ -99,30 +99,30 @@ CURVES: tuple[Recipe, ...] = (
         "completions-short",
         "surprisal",
         (0.2, 0.4, 0.5, 0.55, 0.6, 0.7),
-        lambda dose: Recipe(name="", lengths=planted.short(dose)),
+        lambda dose: Recipe(name="", lengths=plants.short(dose)),
     ),
     *_curve(
         "credit-floor",
         "residual",
         (0.3, 0.45, 0.5, 0.54, 0.6, 0.7),
-        lambda dose: Recipe(name="", plants=(planted.floored("residual", dose),)),
+        lambda dose: Recipe(name="", plants=(plants.floored("residual", dose),)),
     ),
     *_curve(
         "credit-inherited",
         "surprisal",
         (0.15, 0.2, 0.23, 0.26, 0.3, 0.4),
-        lambda dose: Recipe(name="", plants=(planted.inherited("surprisal", dose),)),
+        lambda dose: Recipe(name="", plants=(plants.inherited("surprisal", dose),)),
     ),
     *_curve(
         "credit-structural",
         "entropy_reduction",
         (0.0, 0.1, 0.2, 0.3, 0.4, 0.6),
-        lambda dose: Recipe(name="", plants=(planted.climbing(dose),)),
+        lambda dose: Recipe(name="", plants=(plants.climbing(dose),)),
     ),
     *_curve(
         "credit-task-agnostic",
         "residual",
         (0.3, 0.6, 0.9, 1.2, 1.5, 2.0),
-        lambda dose: Recipe(name="", plants=(planted.by_type("residual", dose),)),
+        lambda dose: Recipe(name="", plants=(plants.by_type("residual", dose),)),
     ),
 )

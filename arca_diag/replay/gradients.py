@@ -169,7 +169,7 @@ def _norm_back(
         [parameter for parameter, _ in parameters],
         direction.to(logits),
         retain_graph=True,
-        allow_unused=True,  # an expert that no token was sent to
+        allow_unused=True,  # a layer that no token went through
     )
     norms = [
         float(torch.linalg.vector_norm(gradient[part]))

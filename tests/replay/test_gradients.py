@@ -116,7 +116,19 @@ def test_every_kind_of_lora_parameter_counts_and_nothing_else(
     assert_plain(base, checkpoint, random_rollouts(19))
 
 
-def test_experts_count_and_one_that_no_token_was_sent_to_is_no_error(tmp_path: Path) -> None:
+def test_a_layer_that_no_token_went_through_has_no_part_in_it(tmp_path: Path) -> None:
+    base = small_llama(tmp_path / "base")
+    checkpoint = new_adapter(base, tmp_path / "checkpoint-1", target_modules=["down_proj"])
+    model, (_, policy) = load(base, checkpoint), plain_models(base, checkpoint, torch.float64)
+    for skipped in (model.base.model.layers[0], policy.model.model.layers[0]):
+        skipped.forward = lambda hidden_states, **_: hidden_states
+    for one in found(model, "checkpoint-1", random_rollouts(19)):
+        norms, _ = by_autograd(policy, one.rollout)
+        assert norms.min() > 1e-6
+        np.testing.assert_allclose(one.gradient_norm, norms, rtol=1e-8)
+
+
+def test_experts_count_too(tmp_path: Path) -> None:
     base = small_moe(tmp_path / "base")
     checkpoint = new_adapter(
         base,
@@ -171,16 +183,16 @@ def test_the_factor_of_a_known_distribution(tmp_path: Path) -> None:
 
 
 def test_where_the_policy_is_all_but_certain_float32_does_not_drown(tiny_run: Path) -> None:
-    """1 - pi(y) is below float32's resolution at 1, and its logarithm far above that at 0."""
+    """1 - pi(y) is lost in a float32 beside 1, and below its smallest number besides."""
     base, checkpoint = tiny_run / "base", tiny_run / "checkpoint-100"
     rollouts = sampled(tiny_run, 101)[::60]
-    low = found(load(base, checkpoint, dtype=torch.float32), "checkpoint-100", rollouts, 0.2)
-    exact = found(load(base, checkpoint), "checkpoint-100", rollouts, 0.2)
+    low = found(load(base, checkpoint, dtype=torch.float32), "checkpoint-100", rollouts, 0.05)
+    exact = found(load(base, checkpoint), "checkpoint-100", rollouts, 0.05)
     factors = np.concatenate([one.output_factor for one in exact])
-    assert (factors < 1e-9).sum() > 5
+    assert 0 < factors.min() < 1e-50
     for one, truth in zip(low, exact, strict=True):
-        np.testing.assert_allclose(one.gradient_norm, truth.gradient_norm, rtol=2e-3)
-        np.testing.assert_allclose(one.output_factor, truth.output_factor, rtol=2e-3)
+        np.testing.assert_allclose(one.gradient_norm, truth.gradient_norm, rtol=5e-3)
+        np.testing.assert_allclose(one.output_factor, truth.output_factor, rtol=5e-3)
 
 
 def test_only_counted_tokens_are_measured(tiny_run: Path) -> None:
@@ -196,9 +208,9 @@ def test_only_counted_tokens_are_measured(tiny_run: Path) -> None:
 def test_nothing_of_the_model_is_changed_by_them(tiny_run: Path) -> None:
     steps = [tiny_run / f"checkpoint-{step}" for step in (20, 100)]
     names = [path.name for path in steps]
-    model = load(tiny_run / "base", *steps, dtype=torch.float32)
     rollouts = sampled(tiny_run, 101)[:6]
-    before = scored(model, rollouts, names)
+    before = scored(load(tiny_run / "base", *steps, dtype=torch.float32), rollouts, names)
+    model = load(tiny_run / "base", *steps, dtype=torch.float32)
     assert model.peft is not None
     wanted = {key: p.requires_grad for key, p in model.peft.named_parameters()}
     weights = {key: p.clone() for key, p in model.peft.named_parameters()}

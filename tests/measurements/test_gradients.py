@@ -15,6 +15,7 @@ from arca_diag.errors import ArcaError, ResultError
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.measurements.gradients import AGREEMENTS, BASELINE, measure_gradient_agreement
 from arca_diag.pipeline import Diagnosis, diagnose
+from arca_diag.replay.layers import UnknownLayers
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import GRADIENTS
@@ -297,6 +298,24 @@ def test_the_final_norms_row_is_the_mean_of_the_residual_column(measured: Diagno
     assert last["relative_residual_mean"] == pytest.approx(
         means["relative_residual"].mean(), rel=1e-5
     )
+
+
+def test_where_the_layers_cannot_be_told_the_report_says_why_and_has_no_table_of_them(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise UnknownLayers("two lists that fit")
+
+    monkeypatch.setattr("arca_diag.replay.layers.find_decoder", none)
+    monkeypatch.setattr("arca_diag.pipeline.find_decoder", none)
+    found = scan(tiny_run, tmp_path / "out", gradients=0)
+    assert "layers.parquet" not in found.report.files
+    assert not (found.folder / "layers.parquet").exists()
+    (skipped,) = (s for s in found.report.skipped if s.id == "layers")
+    assert skipped.reason == "no layers.parquet: two lists that fit"
+    again = scan(tiny_run, tmp_path / "out", gradients=0, sharpening=2.0)
+    assert again.did == "judged again"
+    assert skipped in again.report.skipped
 
 
 def test_too_little_memory_stops_the_scan_before_its_long_work(

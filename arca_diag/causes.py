@@ -16,16 +16,15 @@ import numpy as np
 from arca_diag.diagnostics.multiplicity import holm, one_sided_p
 from arca_diag.results import Measurement, SettledBy, Skipped, Verdict
 from arca_diag.thresholds import Cuts
+from arca_diag.trajectory import REFERENCE_SIGNALS
 from arca_diag.verdict import INCONCLUSIVE, NO_SIGNAL, UNDEFINED
 
 #: Signals that are zero where the adapter does nothing.
 ADAPTER_SIGNALS = ("residual", "relative_residual", "divergence", "kl_exact")
-#: Signals that the reference has too.
-REFERENCE_SIGNALS = ("surprisal", "entropy", "entropy_reduction")
 #: Chance of a wrong call that a cause may have, one-sided: that of a limit of a 95% interval.
 ALPHA = 0.025
 
-_OTHER_BATCH, _FLOAT32 = "other-batch", "float32"
+_OTHER_BATCH, _FLOAT32, _FLOAT64 = "other-batch", "float32", "float64"
 
 Key = tuple[int | str, str, str, str | None, float | None, str | None]
 
@@ -60,6 +59,16 @@ class Case:
         of = self.verdict.signal if signal == "" else signal
         v = self.verdict
         return self.figures.get((v.checkpoint, v.view, name, of, sharpening, against))
+
+    def noise(self, signal: str) -> Measurement | None:
+        """The largest noise of a signal here, of all replicas that were made."""
+        found = [
+            figure
+            for against in (_FLOAT32, _FLOAT64, _OTHER_BATCH)
+            if (figure := self.figure("noise_share", signal=signal, against=against))
+            and figure.value is not None
+        ]
+        return max(found, key=lambda figure: figure.value or 0.0, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,25 +111,15 @@ def adapter_inert(case: Case) -> Test | str | None:
         return Test(evidence={"residual_zero_tokens": case.residual.n_tokens}, p=0.0)
     if case.figure("noise_share", signal="residual", against=_FLOAT32) is not None:
         return None
-    return _past(
-        case,
-        case.figure("noise_share", signal="residual", against=_OTHER_BATCH),
-        "inert-noise",
-        "residual_noise_share",
-    )
+    return _past(case, case.noise("residual"), "inert-noise", "residual_noise_share")
 
 
 def numeric_noise(case: Case) -> Test | str | None:
     """Rounding alone is a tenth of the signal or more: no figure of it says anything."""
-    found = [
-        figure
-        for against in (_FLOAT32, _OTHER_BATCH)
-        if (figure := case.figure("noise_share", against=against)) and figure.value is not None
-    ]
-    if not found:
+    worst = case.noise(case.verdict.signal)
+    if worst is None:
         figure = case.figure("noise_share", against=_OTHER_BATCH)
         return "no noise was measured" if figure is None else figure.reason
-    worst = max(found, key=lambda figure: figure.value or 0.0)
     return _past(case, worst, "noise-share", f"noise_share_{worst.against}")
 
 
@@ -165,9 +164,7 @@ def credit_inherited(case: Case) -> Test | str | None:
     """
     if case.verdict.signal not in REFERENCE_SIGNALS:
         return None
-    moved = case.figure("noise_share", signal="kl_exact", against=_FLOAT32) or case.figure(
-        "noise_share", signal="kl_exact", against=_OTHER_BATCH
-    )
+    moved = case.noise("kl_exact")
     if moved is None or moved.high is None:
         return "it is not known whether kl_exact is above its noise floor"
     if not moved.high < case.cuts["noise-share"]:
@@ -329,23 +326,27 @@ def _judged(case: Case, causes: list[str]) -> Verdict:
         return verdict.model_copy(update={"causes": causes})
     settled_by = SettledBy(clusters_more=None, reason=why)
     return verdict.model_copy(
-        update={"causes": causes, "regime": INCONCLUSIVE, "settled_by": settled_by}
+        update={
+            "causes": causes,
+            "regime": INCONCLUSIVE,
+            "without_ends": INCONCLUSIVE,
+            "settled_by": settled_by,
+        }
     )
 
 
 def _drowned(case: Case, causes: list[str]) -> str | None:
     if case.verdict.n_completions == 0 or "adapter-inert" in causes:
         return None
-    for against in (_FLOAT32, _OTHER_BATCH):
-        figure = case.figure("noise_share", against=against)
-        if figure is None or figure.value is None:
-            continue
-        if case.cuts.passed("noise-share", figure.value if figure.high is None else figure.high):
-            return (
-                f"rounding is {figure.value:.0%} of the signal (against {against}), and not surely "
-                f"below {case.cuts['noise-share']:.0%}: replay in a higher precision (--dtype)"
-            )
-    return None
+    worst = case.noise(case.verdict.signal)
+    if worst is None or worst.value is None:
+        return None
+    if not case.cuts.passed("noise-share", worst.value if worst.high is None else worst.high):
+        return None
+    return (
+        f"rounding is {worst.value:.0%} of the signal (against {worst.against}), and not surely "
+        f"below {case.cuts['noise-share']:.0%}: replay in a higher precision (--dtype)"
+    )
 
 
 def _skipped(identity: str, verdict: Verdict, reason: str) -> Skipped:

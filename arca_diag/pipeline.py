@@ -38,12 +38,13 @@ from arca_diag.replay.generate import sample_completions
 from arca_diag.replay.gradients import check_memory, measure_gradients
 from arca_diag.replay.layers import UnknownLayers, find_decoder, layer_residuals
 from arca_diag.replay.noise import (
-    BELOW_FLOAT32,
+    higher_precision,
+    names_of,
     noise_work,
-    replay_in_float32,
+    replay_higher,
     replay_recomposed,
 )
-from arca_diag.replay.scores import FLOAT32, OTHER_BATCH
+from arca_diag.replay.scores import OTHER_BATCH
 from arca_diag.replay.subsample import subsample
 from arca_diag.report.charts import render_charts
 from arca_diag.results import SCHEMA_VERSION, Report, Skipped
@@ -105,7 +106,16 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     batch_tokens = config.batch_tokens or device.BATCH_TOKENS[where]
     batches = plan(_work(inputs, selection), batch_tokens)
     progress.stage("replaying")
-    scored = replay(model, batches, temperature=inputs.temperature, progress=progress)
+    again = noise_work(selection, steps)
+    scored = list(
+        replay(
+            model,
+            batches,
+            temperature=inputs.temperature,
+            progress=progress,
+            keep=names_of(again),
+        )
+    )
     rollouts = tables.rollout_table(r for g in selection.groups() for r in g.rollouts)
     tokens = tables.token_table(scored, steps, token_pieces(inputs))
 
@@ -118,18 +128,17 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     layers, skipped = _look_into_layers(model, selection, updates, steps, progress)
 
     progress.stage("measuring noise")
-    again = noise_work(selection, steps)
     replicas = {
         OTHER_BATCH: replay_recomposed(
             model, batches, again, temperature=inputs.temperature, progress=progress
         )
     }
-    if dtype in BELOW_FLOAT32:
+    if higher := higher_precision(dtype, model):
         del model  # the base comes again, in twice the size
-        replicas[FLOAT32] = replay_in_float32(
-            inputs, again, where, batch_tokens=batch_tokens, progress=progress
+        replicas[higher] = replay_higher(
+            inputs, again, higher, where, batch_tokens=batch_tokens, progress=progress
         )
-    noise = tables.noise_table(replicas, steps)
+    noise = tables.noise_table(replicas, steps, scored)
 
     progress.stage("measuring")
     members = tables.memberships(selection, steps)

@@ -99,6 +99,9 @@ NOISE = pa.schema(
         ("replica", pa.string()),
         ("position", pa.int32()),
         *((name, pa.float64()) for name in SIGNAL_NAMES),
+        ("log_ratio", pa.float64()),
+        ("residual_apart", pa.float64()),
+        ("relative_residual_apart", pa.float64()),
     ]
 )
 #: How strongly a token would move the adapter: its true gradient, and the factor of the output.
@@ -172,20 +175,28 @@ def token_table(
 
 
 def noise_table(
-    replicas: Mapping[str, Iterable[Replayed]], steps: Mapping[str, int | None]
+    replicas: Mapping[str, Iterable[Replayed]],
+    steps: Mapping[str, int | None],
+    first: Iterable[Replayed] = (),
 ) -> pd.DataFrame:
     """One row a token, checkpoint and replica, with every raw signal as it came out there.
+
+    `residual_apart` is the L2 norm of the difference of the two residual vectors, where both
+    replays kept theirs, else NaN; `relative_residual_apart` is that over the norm of h_ref.
 
     Args:
         replicas: Name of a replica -> what the model said in it.
         steps: Checkpoint name -> its step.
+        first: What the model said at first, of the same completions at least.
 
     Returns:
         Rows ordered by replica as given, then as in `token_table`; none without a replica.
     """
+    shifts = {(r.checkpoint, r.rollout.id): r.shift for r in first if r.shift is not None}
     parts = []
     for name, replayed in replicas.items():
         items = _in_order(replayed, steps)
+        apart = [_apart(r, shifts.get((r.checkpoint, r.rollout.id))) for r in items]
         lengths = _lengths(items)
         columns = {
             "checkpoint": np.repeat(np.array([r.checkpoint for r in items], dtype=object), lengths),
@@ -193,6 +204,12 @@ def noise_table(
             "replica": name,
             "position": _positions(lengths),
             **_scores(items),
+            "residual_apart": np.concatenate(apart) if apart else np.empty(0),
+            "relative_residual_apart": np.concatenate(
+                [a / r.ref_norm for a, r in zip(apart, items, strict=True)]
+            )
+            if apart
+            else np.empty(0),
         }
         parts.append(pd.DataFrame(columns, columns=NOISE.names))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=NOISE.names)
@@ -209,6 +226,13 @@ def _in_order(replayed: Iterable[Replayed], steps: Mapping[str, int | None]) -> 
             r.rollout.id,
         ),
     )
+
+
+def _apart(again: Replayed, shift: np.ndarray | None) -> np.ndarray:
+    """How far the residual vectors of two replays lie apart, a number a token."""
+    if again.shift is None or shift is None:
+        return np.full(len(again.logprob), np.nan)
+    return np.asarray(np.linalg.norm(again.shift - shift, axis=1))
 
 
 def _scores(items: Sequence[Replayed]) -> dict[str, np.ndarray]:

@@ -1,5 +1,7 @@
 """How much of every signal is rounding, from a few completions that were replayed again."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
@@ -18,40 +20,37 @@ _TOKEN = [*_COMPLETION, "position"]
 
 
 def noise_share(
+    apart: Float[np.ndarray, "completion token"],
     one: Float[np.ndarray, "completion token"],
     other: Float[np.ndarray, "completion token"],
     mask: Bool[np.ndarray, "completion token"],
 ) -> Float[np.ndarray, " completion"]:
     r"""How far a signal differs between two replays of the same tokens, over its own size.
 
-    With the scores a_t and b_t of a completion's counted tokens,
+    With the scores a_t and b_t of a completion's counted tokens and d_t, how far they are apart,
 
-        \sum_t |a_t - b_t| / \sum_t \max(|a_t|, |b_t|).
+        \sum_t d_t / \sum_t \max(|a_t|, |b_t|).
 
     0 where both replays give the same numbers, which happens: in float64, and in float32 where
-    another batch does not change the order of the sums. 1 where one gives nothing but zeros and
-    the other does not.
-
-    What rounding gives both replays alike it does not see. A norm of pure rounding is nearly
-    the same each time, so a residual may be rounding alone and have a small share against
-    another batch; against a higher precision it has a large one.
+    another batch does not change the order of the sums. About 1 for pure rounding.
 
     Args:
+        apart: d_t >= 0. Not |a_t - b_t| where scores hide what differs: see `measure_noise`.
         one: Scores, >= 0 for every signal there is, in any unit.
         other: The same in the other replay.
         mask: True where a token counts.
 
     Returns:
-        A share in [0, 1], dimensionless. NaN where every counted score is exactly 0 both times.
+        A share >= 0, dimensionless. NaN where every counted score is exactly 0 both times.
 
     Raises:
         ValueError: The shapes differ, or a counted score is NaN or infinite.
     """
-    check_masked(one, mask)
-    check_masked(other, mask)
-    a, b = (np.where(mask, scores, 0.0) for scores in (one, other))
+    for scores in (apart, one, other):
+        check_masked(scores, mask)
+    d, a, b = (np.where(mask, scores, 0.0) for scores in (apart, one, other))
     size = np.maximum(np.abs(a), np.abs(b)).sum(axis=1)
-    return np.abs(a - b).sum(axis=1) / np.where(size > 0, size, np.nan)
+    return d.sum(axis=1) / np.where(size > 0, size, np.nan)
 
 
 def measure_noise(evidence: Evidence) -> list[Measurement]:
@@ -59,6 +58,12 @@ def measure_noise(evidence: Evidence) -> list[Measurement]:
 
     The second is Spearman's rank correlation of a completion's tokens with themselves in the
     replica (see `rank_agreement`): 1 where rounding moves no order, NaN below 8 tokens.
+
+    How far two replays are apart is |a - b|, but for what the scores' sizes hide. A residual of
+    pure rounding has nearly the same norm every time: against another batch and against float64
+    it is the norm of the difference of the two residual vectors, in another batch over sqrt(2)
+    since both are rounded alike. Below float32 the norm in float32 is the truth. And a divergence
+    is the size of a log-ratio, whose sign rounding turns: it is that of the signed log-ratios.
 
     Only the completions that were replayed again are measured. Against another batch there is
     always a figure, null where no noise was measured; against float32 where that was replayed.
@@ -94,12 +99,13 @@ def _figures(evidence: Evidence) -> pd.DataFrame:
     """A row a checkpoint, completion and replica, a column a signal and figure."""
     again = evidence.noise
     tokens = evidence.tokens[evidence.tokens["rollout_id"].isin(again["rollout_id"].unique())]
-    first = tokens[[*_TOKEN, "counted", *SIGNAL_NAMES]]
+    first = tokens[[*_TOKEN, "counted", *SIGNAL_NAMES, "log_ratio"]]
     both = again.merge(first, on=_TOKEN, how="left", suffixes=("_again", ""), validate="m:1")
 
     starts = completion_starts(both)
     lengths = np.diff(np.append(starts, len(both)))
     counted = both["counted"].to_numpy(bool)
+    apart = {signal: _apart(both, signal) for signal in SIGNAL_NAMES}
     found = {(s, name): np.full(len(starts), np.nan) for s in SIGNAL_NAMES for name in _FIGURES}
     for rows, part, span in chunks_with_span(lengths):
         mask = padded(counted[rows], part, False)
@@ -109,10 +115,22 @@ def _figures(evidence: Evidence) -> pd.DataFrame:
                 for column in (signal, f"{signal}_again")
             )
             ranked = rank_tokens(one, mask), rank_tokens(other, mask)
-            found[signal, "noise_share"][span] = noise_share(one, other, mask)
+            between = padded(apart[signal][rows], part, np.nan)
+            found[signal, "noise_share"][span] = noise_share(between, one, other, mask)
             found[signal, "noise_rank_agreement"][span] = rank_agreement(*ranked)
     index = pd.MultiIndex.from_frame(both.iloc[starts][[*_COMPLETION, "replica"]])
     return pd.DataFrame(found, index=index)
+
+
+def _apart(both: pd.DataFrame, signal: str) -> np.ndarray:
+    """How far the two replays are apart at every token."""
+    column = "log_ratio" if signal == "divergence" else signal
+    sizes = (both[column] - both[f"{column}_again"]).abs().to_numpy(float)
+    if f"{signal}_apart" not in both:
+        return np.asarray(sizes)
+    vectors = both[f"{signal}_apart"].to_numpy(float)
+    vectors = np.where(both["replica"] == OTHER_BATCH, vectors / math.sqrt(2), vectors)
+    return np.where(np.isnan(vectors), sizes, vectors)
 
 
 def _why_undefined(place: Place, rows: pd.DataFrame, again: pd.DataFrame, name: str) -> str:

@@ -1,6 +1,6 @@
 """Teacher-forced passes: the reference once, each adapter once, over the same batches."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ def replay(
     *,
     temperature: float,
     progress: Progress,
+    keep: Collection[tuple[str, str]] = (),
 ) -> Iterator[Replayed]:
     """Run every batch under the reference and under its checkpoints; yield token scores.
 
@@ -32,13 +33,16 @@ def replay(
         batches: What to replay under what, and what goes through the model together.
         temperature: Logits are divided by it.
         progress: Hears of every pass.
+        keep: Checkpoints and rollouts, by name, whose shifts of the hidden state are handed on.
     """
     progress.start(sum(int(b.attend.sum()) * _passes(model, b) for b in batches), "tokens")
     with torch.inference_mode():
         model.check_head()
         for batch in batches:
             for reference, names in _by_reference(model, batch).items():
-                yield from _replay_batch(model, batch, reference, names, temperature, progress)
+                yield from _replay_batch(
+                    model, batch, reference, names, temperature, progress, keep
+                )
 
 
 def _by_reference(model: AdaptedModel, batch: Batch) -> dict[str | None, list[str]]:
@@ -60,6 +64,7 @@ def _replay_batch(
     names: list[str],
     temperature: float,
     progress: Progress,
+    keep: Collection[tuple[str, str]],
 ) -> Iterator[Replayed]:
     device = model.base.get_input_embeddings().weight.device
     ids, attend = batch.ids.to(device), batch.attend.to(device)
@@ -91,13 +96,14 @@ def _replay_batch(
     lengths = [len(w.rollout.completion_ids) for w in batch.work]
     ref_norm = _norm(reference[0])
     for name, (hidden, _), scores in zip(names, adapted, all_scores, strict=True):
+        shift = _wide(hidden) - _wide(reference[0])
         columns = (
             scores.logprob,
             scores.entropy,
             ref_scores.logprob,
             ref_scores.entropy,
             scores.kl_exact,
-            _norm(_wide(hidden) - _wide(reference[0])),
+            _norm(shift),
             ref_norm,
         )
         pieces = [column.numpy() for column in columns]
@@ -110,7 +116,9 @@ def _replay_batch(
             )
         start = 0
         for item, length in zip(batch.work, lengths, strict=True):
-            part = [piece[start : start + length] for piece in pieces]
+            inside = slice(start, start + length)
+            part = [piece[inside] for piece in pieces]
+            kept = (name, item.rollout.id) in keep
             start += length
             yield Replayed(
                 rollout=item.rollout,
@@ -122,6 +130,7 @@ def _replay_batch(
                 kl_exact=part[4],
                 residual=part[5],
                 ref_norm=part[6],
+                shift=shift[inside].cpu().double().numpy() if kept else None,
             )
 
 

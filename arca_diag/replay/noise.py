@@ -19,11 +19,11 @@ from arca_diag.progress import Progress
 from arca_diag.replay.adapted import AdaptedModel, load_adapted
 from arca_diag.replay.batches import Batch, Work, plan, recompose
 from arca_diag.replay.forward import replay
-from arca_diag.replay.scores import FLOAT32, Replayed
+from arca_diag.replay.scores import FLOAT32, FLOAT64, Replayed
 from arca_diag.replay.subsample import PROMPTS, fixed_hash
 
-#: Precisions in which a replay is compared with float32.
-BELOW_FLOAT32 = ("bfloat16", "float16")
+#: A bigger base is not loaded in float64: in so many parameters it takes 4 GiB.
+_MOST_IN_FLOAT64 = 2**29
 
 #: Counted tokens that a completion should have: below, an order of its tokens says too little.
 _ENOUGH = 8
@@ -54,6 +54,11 @@ def noise_work(selection: Selection, checkpoints: Iterable[str]) -> list[Work]:
     ]
 
 
+def names_of(work: Iterable[Work]) -> frozenset[tuple[str, str]]:
+    """Checkpoint and rollout of everything that is to be replayed."""
+    return frozenset((name, w.rollout.id) for w in work for name in w.checkpoints)
+
+
 def replay_recomposed(
     model: AdaptedModel,
     batches: list[Batch],
@@ -71,27 +76,42 @@ def replay_recomposed(
         temperature: Logits are divided by it.
         progress: Hears of every pass.
     """
-    found = replay(model, recompose(batches, work), temperature=temperature, progress=progress)
+    again = recompose(batches, work)
+    found = replay(model, again, temperature=temperature, progress=progress, keep=names_of(work))
     # One that ran beside a copy of itself comes twice.
     return list({(r.checkpoint, r.rollout.id): r for r in found}.values())
 
 
-def replay_in_float32(
+def higher_precision(dtype: str, model: AdaptedModel) -> str | None:
+    """The precision that a replay is compared with; None where there is none that fits.
+
+    Below float32 it is float32. Float32 is compared with float64 where the base is small: another
+    batch composition often changes no sum there, and so shows no rounding.
+    """
+    if dtype in ("bfloat16", "float16"):
+        return FLOAT32
+    size = sum(p.numel() for p in model.base.parameters())
+    return FLOAT64 if dtype == FLOAT32 and size <= _MOST_IN_FLOAT64 else None
+
+
+def replay_higher(
     inputs: Inputs,
     work: list[Work],
+    dtype: str,
     device: str,
     *,
     batch_tokens: int,
     progress: Progress,
 ) -> list[Replayed]:
-    """Replay in float32, from the base's own weights and not from rounded ones.
+    """Replay in a higher precision, from the base's own weights and not from rounded ones.
 
-    The caller frees its model first. Float32 needs twice the room of what fitted: where the
-    device lacks it, the CPU takes over.
+    The caller frees its model first. A higher precision needs twice the room of what fitted:
+    where the device lacks it, or float64, the CPU takes over.
 
     Args:
         inputs: Of the scan; the temperature is theirs.
         work: What to replay under what.
+        dtype: As from `higher_precision`.
         device: Kind of device to try first.
         batch_tokens: Padded tokens a batch.
         progress: Hears of every pass.
@@ -99,12 +119,15 @@ def replay_in_float32(
 
     def on(device: str) -> list[Replayed]:
         gc.collect()  # models hold themselves in cycles
-        model, _ = load_adapted(inputs, FLOAT32, device)
+        model, _ = load_adapted(inputs, dtype, device)
         batches = plan(work, batch_tokens)
-        return list(replay(model, batches, temperature=inputs.temperature, progress=progress))
+        # Norms in float64 models of transformers are float32's: only the vectors tell.
+        keep = names_of(work) if dtype == FLOAT64 else ()
+        found = replay(model, batches, temperature=inputs.temperature, progress=progress, keep=keep)
+        return list(found)
 
     try:
-        return on(device)
+        return on("cpu" if dtype == FLOAT64 and device == "mps" else device)
     except torch.OutOfMemoryError:
         pass  # outside of this block nothing holds the model that did not fit
     return on("cpu")

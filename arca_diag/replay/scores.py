@@ -9,7 +9,7 @@ from arca_diag.inputs.rollouts.record import Rollout
 
 #: Replicas of a replay that show what rounding does: the same tokens, in another composition of
 #: batches, or in float32 where the replay has less.
-OTHER_BATCH, FLOAT32 = "other-batch", "float32"
+OTHER_BATCH, FLOAT32, FLOAT64 = "other-batch", "float32", "float64"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Replayed:
         kl_exact: KL(pi_theta || pi_ref) over the full vocabulary, nats.
         residual: L2 norm of h_adapted - h_ref after the final norm.
         ref_norm: L2 norm of h_ref.
+        shift: h_adapted - h_ref itself, where it was asked for; else None.
     """
 
     rollout: Rollout
@@ -37,6 +38,7 @@ class Replayed:
     kl_exact: Float[np.ndarray, " token"]
     residual: Float[np.ndarray, " token"]
     ref_norm: Float[np.ndarray, " token"]
+    shift: Float[np.ndarray, "token hidden"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

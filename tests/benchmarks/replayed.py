@@ -22,10 +22,15 @@ from arca_diag.inputs.runs import find_run
 from arca_diag.inputs.selection import Group, group_entries
 from arca_diag.progress import Silent
 from arca_diag.replay.adapted import AdaptedModel, load_adapted
-from arca_diag.replay.batches import Work, plan, recompose
+from arca_diag.replay.batches import Work, plan
 from arca_diag.replay.forward import replay
-from arca_diag.replay.noise import BELOW_FLOAT32, replay_in_float32
-from arca_diag.replay.scores import FLOAT32, OTHER_BATCH, Replayed
+from arca_diag.replay.noise import (
+    higher_precision,
+    names_of,
+    replay_higher,
+    replay_recomposed,
+)
+from arca_diag.replay.scores import OTHER_BATCH, Replayed
 from arca_diag.signals import SIGNAL_NAMES
 from tests.benchmarks.planted import EACH, Pool
 
@@ -85,7 +90,7 @@ class Weakened:
             name=self.name,
             tokens=tables.token_table(scored, steps, token_pieces(inputs)),
             rollouts=tables.rollout_table((*own, *fixed)),
-            noise=tables.noise_table(replicas, steps),
+            noise=tables.noise_table(replicas, steps, scored),
             true_noise=_rounding(low, exact),
             residual_rounding=float(off / size) if size else math.inf,
             fixed=frozenset(r.id for r in fixed),
@@ -142,16 +147,18 @@ def _replays(
     """The replay of all, its replicas of some, and the vectors of those (of all without any)."""
     model, inputs = load_adapted(inputs, dtype, "cpu")
     batches = plan(work, _BATCH_TOKENS)
-    scored = list(replay(model, batches, temperature=1.0, progress=Silent()))
+    keep = names_of(again)
+    scored = list(replay(model, batches, temperature=1.0, progress=Silent(), keep=keep))
     chosen = [w.rollout for w in again or work]
     vectors = _vectors(model, inputs.adapters[0].checkpoint.name, chosen, scored)
     replicas = {}
     if again:
-        recomposed = recompose(batches, list(again))
-        replicas[OTHER_BATCH] = list(replay(model, recomposed, temperature=1.0, progress=Silent()))
-    if again and dtype in BELOW_FLOAT32:
-        replicas[FLOAT32] = replay_in_float32(
-            inputs, list(again), "cpu", batch_tokens=_BATCH_TOKENS, progress=Silent()
+        replicas[OTHER_BATCH] = replay_recomposed(
+            model, batches, list(again), temperature=1.0, progress=Silent()
+        )
+    if again and (higher := higher_precision(dtype, model)):
+        replicas[higher] = replay_higher(
+            inputs, list(again), higher, "cpu", batch_tokens=_BATCH_TOKENS, progress=Silent()
         )
     return scored, replicas, vectors
 

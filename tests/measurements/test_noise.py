@@ -47,7 +47,8 @@ def test_the_share_is_what_plain_loops_give(drawn: Ragged, seed: int) -> None:
     rng = np.random.default_rng(seed)
     factors = rng.choice([0.0, 0.5, 1.0, 2.0], size=drawn.values.shape)
     again = np.where(drawn.mask, np.where(drawn.mask, drawn.values, 0.0) * factors, np.inf)
-    found = noise_share(drawn.values, again, drawn.mask)
+    apart = np.abs(np.where(drawn.mask, drawn.values, np.nan) - again)
+    found = noise_share(apart, drawn.values, again, drawn.mask)
     for row in range(len(drawn.rows)):
         pairs = [
             (float(a), float(b))
@@ -66,16 +67,18 @@ def test_the_share_is_what_plain_loops_give(drawn: Ragged, seed: int) -> None:
 def test_the_share_is_zero_for_equal_one_for_vanished_and_undefined_for_zero_scores() -> None:
     one, mask = batch([1.0, 2.0], [1e-30, 0.0], [0.0, 0.0], [2.0, 2.0])
     other, _ = batch([1.0, 2.0], [0.0, 0.0], [0.0, 0.0], [1.0, 3.0])
-    np.testing.assert_allclose(noise_share(one, other, mask), [0.0, 1.0, np.nan, 2 / 5])
-    np.testing.assert_array_equal(noise_share(one, other, mask), noise_share(other, one, mask))
+    apart = np.abs(one - other)
+    found = noise_share(apart, one, other, mask)
+    np.testing.assert_allclose(found, [0.0, 1.0, np.nan, 2 / 5])
+    np.testing.assert_array_equal(found, noise_share(apart, other, one, mask))
 
 
 def test_a_score_that_is_not_finite_is_refused_where_it_counts() -> None:
     one, mask = batch([1.0, np.nan])
-    with pytest.raises(ValueError, match="NaN"):
-        noise_share(one, np.ones_like(one), mask)
-    with pytest.raises(ValueError, match="NaN"):
-        noise_share(np.ones_like(one), one, mask)
+    good = np.ones_like(one)
+    for scores in ((one, good, good), (good, one, good), (good, good, one)):
+        with pytest.raises(ValueError, match="NaN"):
+            noise_share(*scores, mask)
 
 
 # From the tables.
@@ -94,6 +97,12 @@ def rounded(here: World, power: float, every: int = 2) -> list[Replayed]:
             again = {name: off(getattr(found, name), rng) for name in COLUMNS}
             out.append(dataclasses.replace(found, **again))
     return out
+
+
+def log_ratios(found: Replayed) -> list[float]:
+    """Of the tokens that count."""
+    each = found.logprob - found.ref_logprob
+    return [float(r) for r, counts in zip(each, found.rollout.mask, strict=True) if counts]
 
 
 def evidence_of(here: World, noise: pd.DataFrame | None = None) -> Evidence:
@@ -165,11 +174,15 @@ def test_figures_are_means_over_the_prompts_of_exactly_the_completions_replayed_
                 for again in replayed:
                     if again.checkpoint != checkpoint or again.rollout.id not in members:
                         continue
-                    a = expected_signals(here.found(checkpoint, again.rollout.id))[signal]
+                    first = here.found(checkpoint, again.rollout.id)
+                    a = expected_signals(first)[signal]
                     b = expected_signals(again)[signal]
                     size = sum(max(abs(x), abs(y)) for x, y in zip(a, b, strict=True))
                     if size:
-                        share = sum(abs(x - y) for x, y in zip(a, b, strict=True)) / size
+                        # A divergence hides the sign that rounding turns.
+                        signed = signal == "divergence"
+                        x, y = (log_ratios(r) if signed else s for r, s in ((first, a), (again, b)))
+                        share = sum(abs(i - j) for i, j in zip(x, y, strict=True)) / size
                         shares.setdefault(again.rollout.cluster, []).append(share)
                     if len(a) >= 8 and len(set(a)) > 1 and len(set(b)) > 1:
                         rho = float(stats.spearmanr(a, b).statistic)
@@ -223,6 +236,46 @@ def test_short_completions_have_a_share_and_no_order() -> None:
     one = found[2, "on-policy", "surprisal", "other-batch", "noise_rank_agreement"]
     assert (one.value, one.reason) == (None, "every completion counts fewer than 8 tokens")
     assert found[2, "on-policy", "surprisal", "other-batch", "noise_share"].value is not None
+
+
+def test_the_noise_of_a_residual_is_that_of_its_vector_not_of_its_norm() -> None:
+    """Pure rounding in many dimensions has nearly the same norm every time."""
+    here, rng = world(), np.random.default_rng(5)
+
+    def replay(size: float) -> tuple[list[Replayed], list[Replayed]]:
+        pair: tuple[list[Replayed], list[Replayed]] = ([], [])
+        for found in here.replayed:
+            true = size * rng.normal(size=(len(found.logprob), 500))
+            for out in pair:
+                shift = true + 1e-6 * rng.normal(size=true.shape)
+                norm = np.linalg.norm(shift, axis=1)
+                out.append(dataclasses.replace(found, shift=shift, residual=norm))
+        return pair
+
+    def share(size: float, signal: str) -> tuple[float, float]:
+        first, again = replay(size)
+        frame = noise_table({"other-batch": again}, STEPS, first)
+        norms = {(r.checkpoint, r.rollout.id): r.residual for r in first}
+        sizes = [np.abs(r.residual / norms[r.checkpoint, r.rollout.id] - 1).max() for r in again]
+        tokens = here.judged().tokens.set_index(["checkpoint", "rollout_id", "position"])
+        keys = pd.MultiIndex.from_frame(frame[["checkpoint", "rollout_id", "position"]])
+        tokens.loc[keys, ["residual", "relative_residual"]] = frame[
+            ["residual", "relative_residual"]
+        ].to_numpy()
+        evidence = dataclasses.replace(
+            evidence_of(here, frame), tokens=tokens.reset_index()[here.judged().tokens.columns]
+        )
+        found = by_key(measure_noise(evidence))
+        value = found[2, "fixed-set", signal, "other-batch", "noise_share"].value
+        assert value is not None
+        return value, float(max(sizes))
+
+    for signal in ("residual", "relative_residual"):
+        pure, norms = share(0.0, signal)
+        assert pure == pytest.approx(1.0, abs=0.1)
+        assert norms < 0.2  # what a comparison of norms would have seen
+        clear, _ = share(1e-3, signal)
+        assert clear == pytest.approx(1e-3, rel=0.2)
 
 
 def test_redacted_noise_has_no_name_and_the_same_figures() -> None:
@@ -308,10 +361,20 @@ def test_a_trained_adapter_in_float32_is_surely_above_the_noise_in_every_signal(
     whole = scan(1.0, "float32")[0]
     found = shares(whole, "other-batch")
     assert len(found) == 14
-    for key, one in found.items():
+    for key, one in [*found.items(), *shares(whole, "float64").items()]:
         assert one.high is not None, key
         assert one.high < 0.01, key
     assert not shares(whole, "float32")
+
+
+def test_an_adapter_too_faint_for_float32_is_noise_against_float64(scan: Scan) -> None:
+    report, folder = scan(1e-7, "float32")
+    for view in ("on-policy", "fixed-set"):
+        faint = shares(report, "float64")[view, "residual"]
+        assert faint.low is not None
+        assert faint.low > 0.3
+    frame = pd.read_parquet(folder / "noise.parquet")
+    assert (frame["residual"] > 0).mean() > 0.5
 
 
 def test_an_adapter_too_faint_for_bfloat16_is_all_zero_there_and_all_noise(scan: Scan) -> None:

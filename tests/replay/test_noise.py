@@ -14,7 +14,7 @@ from arca_diag.progress import Silent
 from arca_diag.replay import noise
 from arca_diag.replay.batches import Work, plan, recompose
 from arca_diag.replay.forward import replay
-from arca_diag.replay.noise import noise_work, replay_in_float32, replay_recomposed
+from arca_diag.replay.noise import noise_work, replay_higher, replay_recomposed
 from arca_diag.replay.subsample import PROMPTS
 from tests.replay.test_forward import assert_same, load, sampled
 
@@ -175,8 +175,8 @@ def test_where_the_device_has_no_room_for_float32_the_cpu_takes_over(
         temperature = 1.0
 
     work = [Work(rollout=r, checkpoints=("checkpoint-20",)) for r in sampled(tiny_run, 21)[:2]]
-    found = replay_in_float32.__wrapped__(  # type: ignore[attr-defined]
-        Inputs(), work, "cuda", batch_tokens=99, progress=Silent()
+    found = replay_higher.__wrapped__(  # type: ignore[attr-defined]
+        Inputs(), work, "float32", "cuda", batch_tokens=99, progress=Silent()
     )
     assert asked == [("float32", "cuda"), ("float32", "cpu")]
     assert len(found) == 2

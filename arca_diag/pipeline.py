@@ -117,7 +117,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         )
     )
     rollouts = tables.rollout_table(r for g in selection.groups() for r in g.rollouts)
-    tokens = tables.token_table(scored, steps, token_pieces(inputs))
+    tokens = tables.token_table(scored, steps, *token_pieces(inputs))
 
     gradients = tables.gradient_table([])
     if config.gradients:

@@ -39,6 +39,7 @@ TOKENS = pa.schema(
         ("position", pa.int32()),
         ("token_id", pa.int64()),
         ("token", pa.string()),
+        ("token_class", pa.string()),
         ("counted", pa.bool_()),
         *(
             (name, pa.float64())
@@ -143,7 +144,10 @@ def rollout_table(rollouts: Iterable[Rollout]) -> pd.DataFrame:
 
 
 def token_table(
-    replayed: Iterable[Replayed], steps: dict[str, int | None], pieces: Sequence[str] | None
+    replayed: Iterable[Replayed],
+    steps: dict[str, int | None],
+    pieces: Sequence[str] | None,
+    classes: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """One row a token and checkpoint, with every raw signal; weights come with `judge`.
 
@@ -151,6 +155,7 @@ def token_table(
         replayed: What the model said.
         steps: Checkpoint name -> its step.
         pieces: Token id -> its text as the tokenizer writes it; None without a tokenizer.
+        classes: Token id -> its class (see `inputs.token_classes`); None without a tokenizer.
 
     Returns:
         Rows ordered by checkpoint step, rollout step, rollout and position.
@@ -168,6 +173,7 @@ def token_table(
         "position": _positions(lengths),
         "token_id": ids,
         "token": None if pieces is None else np.array(pieces, dtype=object)[ids],
+        "token_class": None if classes is None else np.array(classes, dtype=object)[ids],
         "counted": _counted(items),
         **_scores(items),
     }
@@ -387,6 +393,8 @@ def judge(
             trajectories.append(
                 keys.assign(n_tokens=n_tokens, signal=name, sharpening=power, **columns)
             )
+    if "token_class" not in tokens:  # results were once made without it
+        weights["token_class"] = np.full(len(tokens), None)
     judged = tokens.drop(columns=list(weights), errors="ignore").assign(**weights)
     whole = pd.concat(trajectories, ignore_index=True)
     return judged[TOKENS.names], whole[TRAJECTORIES.names]

@@ -63,6 +63,7 @@ DESIGN_TOKENS = {
     "position": pa.int32(),
     "token_id": WHOLE,
     "token": TEXT,
+    "token_class": TEXT,
     "counted": FLAG,
     "surprisal": REAL,
     "entropy": REAL,

@@ -26,6 +26,7 @@ from arca_diag.inputs.rollouts.census import (
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import check_fits_model, to_rollouts
 from arca_diag.inputs.runs import Checkpoint, Run, select_checkpoints
+from arca_diag.inputs.token_classes import classes_of
 
 
 def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
@@ -189,10 +190,11 @@ def check_room(base: Base, prompts: Iterable[tuple[int, ...]], longest: int) -> 
         )
 
 
-def token_pieces(inputs: Inputs) -> list[str] | None:
-    """Token id -> its text as the tokenizer writes it; None without a tokenizer."""
+def token_pieces(inputs: Inputs) -> tuple[list[str] | None, list[str] | None]:
+    """Token id -> its text as the tokenizer writes it, and its class; None without a tokenizer."""
     if inputs.tokenizer is None:
-        return None
+        return None, None
     size = int(load_config(inputs.base).vocab_size)
     known = {i: piece for piece, i in inputs.tokenizer.get_vocab().items()}
-    return [known.get(i, "") for i in range(size)]
+    pieces = [known.get(i, "") for i in range(size)]
+    return pieces, classes_of(inputs.tokenizer, pieces)

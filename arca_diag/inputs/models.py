@@ -53,7 +53,14 @@ def load_model(base: Base, dtype: torch.dtype, device: str) -> Any:
     else:
         arguments["use_safetensors"] = True
     arguments |= {"trust_remote_code": base.trusted, "attn_implementation": "sdpa"}
-    model = _loading(base, transformers.AutoModelForCausalLM, arguments)
+    try:
+        model = _loading(base, transformers.AutoModelForCausalLM, arguments)
+    except ArcaError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        # Some families, such as Gemma 2, have no such attention.
+        arguments["attn_implementation"] = "eager"
+        model = _loading(base, transformers.AutoModelForCausalLM, arguments)
     return model.to(device).eval().requires_grad_(False)
 
 

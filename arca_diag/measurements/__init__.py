@@ -5,6 +5,7 @@ To add one: a function from `Evidence` to measurements in a file of its own, an 
 
 from collections.abc import Callable
 
+from arca_diag.measurements.agnosticism import measure_agnosticism
 from arca_diag.measurements.agreement import measure_agreement
 from arca_diag.measurements.causes import measure_causes
 from arca_diag.measurements.concentration import measure_concentration
@@ -23,6 +24,7 @@ MEASURES: tuple[Callable[[Evidence], list[Measurement]], ...] = (
     measure_gradient_agreement,
     measure_rewards,
     measure_prefixes,
+    measure_agnosticism,
 )
 
 

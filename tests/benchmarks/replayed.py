@@ -88,7 +88,7 @@ class Weakened:
         size = np.linalg.norm(exact.residual, axis=1).sum()
         return Pool(
             name=self.name,
-            tokens=tables.token_table(scored, steps, token_pieces(inputs)),
+            tokens=tables.token_table(scored, steps, *token_pieces(inputs)),
             rollouts=tables.rollout_table((*own, *fixed)),
             noise=tables.noise_table(replicas, steps, scored),
             true_noise=_rounding(low, exact),

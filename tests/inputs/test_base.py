@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from huggingface_hub import constants as hub
 from safetensors.torch import save_file
 
@@ -184,6 +185,14 @@ class TestWhatIsRefused:
         weights.write_bytes(weights.read_bytes()[:kept])
         with pytest.raises(ArcaError, match="base model 'b' cannot be loaded"):
             load_model(sample_base(folder=tmp_path / "b"), torch.float32, "cpu")
+
+    def test_a_family_without_the_usual_attention_is_loaded_with_plain_one(self, tmp_path):
+        small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+        config = transformers.Gemma2Config(vocab_size=60, **small, **heads)
+        transformers.Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+        model = load_model(sample_base(folder=tmp_path), torch.float32, "cpu")
+        assert model.config.num_hidden_layers == 1
 
     def test_a_file_that_is_no_gguf(self, tmp_path):
         (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(100))

@@ -1,0 +1,135 @@
+"""Whether what kind of token it is, or where it stands, gives the credit whatever the task.
+
+Tokens of all completions stand in flat arrays here, completion after completion, for a label
+(the token's type, its class, its place) is looked up across completions. Weights sum to 1 in each
+completion. The null hands each completion's weights to its own tokens at random: shares of
+credit are then shares of tokens on average, so a lift of 1 is exactly what chance gives.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+#: Counted tokens below which a completion explains nothing.
+MIN_TOKENS = 5
+
+#: Total variation from even credit below which there is nothing to explain.
+_EVEN = 0.01
+
+#: Places: the first token, the last, and tenths of the way for those between.
+POSITIONS = ("first", *(f"tenth-{n}" for n in range(1, 11)), "last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which completion a token is of, and which prompt a completion.
+
+    Attributes:
+        completion: Of each token, from 0 and ascending; each has at least one token.
+        prompt: Of each completion, from 0.
+    """
+
+    completion: Int[np.ndarray, " token"]
+    prompt: Int[np.ndarray, " completion"]
+
+    @property
+    def n_tokens(self) -> Int[np.ndarray, " completion"]:
+        """T of each completion."""
+        return np.bincount(self.completion, minlength=len(self.prompt))
+
+
+def positions(layout: Layout) -> Int[np.ndarray, " token"]:
+    """The place of each token, as an index into `POSITIONS`."""
+    n = layout.n_tokens
+    starts = np.concatenate([[0], np.cumsum(n)[:-1]]).astype(int)
+    place = np.arange(len(layout.completion)) - starts[layout.completion]
+    length = n[layout.completion]
+    tenth = 1 + np.minimum(10 * place // np.maximum(length, 1), 9)
+    last = np.where(place == length - 1, len(POSITIONS) - 1, tenth)
+    return np.where(place == 0, 0, last)
+
+
+def explained(
+    weights: Float[np.ndarray, " token"],
+    labels: Int[np.ndarray, " token"],
+    layout: Layout,
+) -> Float[np.ndarray, " completion"]:
+    r"""How far a label, learned on other prompts, goes from even credit to this one.
+
+    A table of labels is learned for each prompt from all others: with S_{kv} the mean of T w_t
+    over the tokens of prompt k that have label v, and n the prompts among the others with v,
+
+        m(v) = (1 + \sum_k S_{kv}) / (1 + n),
+
+    where the ones pull labels that few prompts have towards even credit; a label that no other
+    prompt has gets 1. The prediction is p_t = m(v_t) / \sum m, and with TV(w, u) the total
+    variation from even credit,
+
+        1 - TV(w, p) / TV(w, u).
+
+    1 where the label alone gives the credit, about 0 or below where it says nothing of it. Where
+    answers are nearly one text on all prompts, type, place and context are the same thing, and
+    every label explains the credit: that is a property of the answers.
+
+    Args:
+        weights: Credit.
+        labels: From 0.
+        layout: Of the tokens.
+
+    Returns:
+        A number <= 1, dimensionless; NaN below `MIN_TOKENS` tokens, where the credit is within
+        .01 of even in total variation, and with fewer than two prompts.
+    """
+    n = layout.n_tokens
+    length = n[layout.completion]
+    prompt = layout.prompt[layout.completion]
+    n_prompts, n_labels = int(layout.prompt.max(initial=-1)) + 1, int(labels.max(initial=-1)) + 1
+    if n_prompts < 2:
+        return np.full(len(n), np.nan)
+    cell = prompt * n_labels + labels
+    size = n_prompts * n_labels
+    seen = np.bincount(cell, minlength=size)
+    total = np.bincount(cell, weights=length * weights, minlength=size)
+    mean = np.divide(total, seen, out=np.zeros(size), where=seen > 0).reshape(n_prompts, n_labels)
+    has = (seen > 0).reshape(n_prompts, n_labels)
+    table = (1 + mean.sum(axis=0) - mean) / (1 + has.sum(axis=0) - has)
+    lift = table.ravel()[cell]
+    predicted = lift / np.bincount(layout.completion, weights=lift)[layout.completion]
+
+    def variation(other: np.ndarray) -> np.ndarray:
+        return np.bincount(layout.completion, weights=np.abs(weights - other)) / 2
+
+    apart = variation(1.0 / length)
+    defined = (n >= MIN_TOKENS) & (apart >= _EVEN)
+    return np.where(defined, 1 - variation(predicted) / np.where(defined, apart, 1.0), np.nan)
+
+
+def shares(
+    weights: Float[np.ndarray, " token"],
+    labels: Int[np.ndarray, " token"],
+    n_labels: int,
+    layout: Layout,
+) -> Float[np.ndarray, "completion label"]:
+    """Share of each completion's credit that the tokens of each label hold; rows sum to 1."""
+    cell = layout.completion * n_labels + labels
+    held = np.bincount(cell, weights=weights, minlength=len(layout.prompt) * n_labels)
+    return held.reshape(len(layout.prompt), n_labels)
+
+
+def overlap(by_prompt: Float[np.ndarray, "prompt label"]) -> float:
+    r"""Mean over pairs of prompts of \sum_v min(c_A(v), c_B(v)): what share of credit they share.
+
+    1 where all prompts credit the same labels alike, 0 where no two have one in common; NaN below
+    two prompts.
+    """
+    n = len(by_prompt)
+    if n < 2:
+        return float("nan")
+    shared = sum(float(np.minimum(by_prompt[k], by_prompt[k + 1 :]).sum()) for k in range(n - 1))
+    return shared / (n * (n - 1) / 2)
+
+
+def shuffled(layout: Layout, rng: np.random.Generator) -> Int[np.ndarray, " token"]:
+    """An order of the tokens that moves each within its own completion, all orders alike."""
+    return np.lexsort((rng.random(len(layout.completion)), layout.completion))

@@ -1,0 +1,162 @@
+"""Credit that goes by kind or place: planted truth, plain loops, and what chance gives."""
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from arca_diag.diagnostics.agnosticism import (
+    MIN_TOKENS,
+    POSITIONS,
+    Layout,
+    explained,
+    overlap,
+    positions,
+    shares,
+    shuffled,
+)
+
+
+def layout_of(lengths: list[int], prompts: list[int]) -> Layout:
+    return Layout(completion=np.repeat(np.arange(len(lengths)), lengths), prompt=np.array(prompts))
+
+
+def drawn(seed: int, n: int = 24, each: int = 2) -> tuple[Layout, np.random.Generator, np.ndarray]:
+    """Completions of 20 to 40 tokens, two a prompt, of 12 types drawn alike."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(20, 41, size=n)
+    layout = layout_of(list(lengths), list(np.arange(n) // each))
+    return layout, rng, rng.integers(0, 12, size=int(lengths.sum()))
+
+
+def normalised(raw: np.ndarray, layout: Layout) -> np.ndarray:
+    return raw / np.bincount(layout.completion, weights=raw)[layout.completion]
+
+
+def by_loops(weights: np.ndarray, labels: np.ndarray, layout: Layout) -> list[float]:
+    """The same with dictionaries, token by token."""
+    n = layout.n_tokens
+    means: dict[int, dict[int, float]] = {}
+    for prompt in set(layout.prompt.tolist()):
+        seen = defaultdict(list)
+        for t, c in enumerate(layout.completion):
+            if layout.prompt[c] == prompt:
+                seen[int(labels[t])].append(n[c] * weights[t])
+        means[prompt] = {v: math.fsum(x) / len(x) for v, x in seen.items()}
+    out = []
+    for c in range(len(n)):
+        inside = np.flatnonzero(layout.completion == c)
+        others = [m for p, m in means.items() if p != layout.prompt[c]]
+        lifts = []
+        for t in inside:
+            known = [m[int(labels[t])] for m in others if int(labels[t]) in m]
+            lifts.append((1 + math.fsum(known)) / (1 + len(known)))
+        total = math.fsum(lifts)
+        even = math.fsum(abs(weights[t] - 1 / n[c]) for t in inside) / 2
+        apart = math.fsum(abs(weights[t] - p / total) for t, p in zip(inside, lifts, strict=True))
+        out.append(1 - apart / 2 / even if n[c] >= MIN_TOKENS and even >= 0.01 else math.nan)
+    return out
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_what_plain_loops_give(seed):
+    layout, rng, labels = drawn(seed, n=9, each=3)
+    weights = normalised(rng.exponential(size=len(labels)), layout)
+    np.testing.assert_allclose(
+        explained(weights, labels, layout), by_loops(weights, labels, layout), rtol=1e-9
+    )
+
+
+def test_credit_of_one_kind_of_token_is_explained_and_credit_by_context_is_not():
+    layout, rng, labels = drawn(1)
+    by_kind = normalised(np.where(labels < 2, 1.0, 1e-9), layout)
+    assert np.nanmean(explained(by_kind, labels, layout)) > 0.85
+    by_context = normalised(rng.exponential(size=len(labels)), layout)
+    assert np.nanmean(explained(by_context, labels, layout)) < 0.1
+    one_token = np.zeros(len(labels))
+    starts = np.flatnonzero(np.diff(layout.completion, prepend=-1))
+    one_token[starts + rng.integers(0, 20, size=len(starts))] = 1.0
+    assert np.nanmean(explained(one_token, labels, layout)) < 0.1
+
+
+def test_credit_by_place_is_explained_by_place_and_not_by_kind():
+    layout, _, labels = drawn(2)
+    places = positions(layout)
+    weights = normalised(np.where(places == 0, 1.0, 0.01), layout)
+    assert np.nanmean(explained(weights, places, layout)) > 0.8
+    assert np.nanmean(explained(weights, labels, layout)) < 0.2
+
+
+def test_half_of_the_way_is_about_a_half():
+    layout, rng, labels = drawn(3, n=200)
+    by_kind = normalised(np.where(labels < 2, 1.0, 1e-9), layout)
+    by_context = normalised(np.where(rng.random(len(labels)) < 1 / 6, 1.0, 1e-9), layout)
+    both = 0.5 * by_kind + 0.5 * by_context
+    assert 0.3 < np.nanmean(explained(both, labels, layout)) < 0.7
+
+
+def test_a_prompt_is_not_predicted_from_itself():
+    """Each prompt has types of its own: the table knows nothing of them."""
+    lengths, prompts = [20] * 10, list(range(10))
+    layout = layout_of(lengths, prompts)
+    labels = np.arange(200)
+    weights = normalised(np.where(labels % 20 == 3, 1.0, 0.01), layout)
+    np.testing.assert_allclose(explained(weights, labels, layout), 0.0, atol=1e-12)
+
+
+def test_even_credit_short_answers_and_a_single_prompt_have_nothing_to_explain():
+    layout = layout_of([20, 20, 4, 20], [0, 1, 2, 3])
+    weights = normalised(np.linspace(1, 3, 64), layout)
+    weights[20:40] = 1 / 20
+    found = explained(weights, np.arange(64) % 5, layout)
+    np.testing.assert_array_equal(np.isnan(found), [False, True, True, False])
+    alone = layout_of([20, 20], [0, 0])
+    assert np.isnan(explained(np.full(40, 0.05), np.arange(40) % 5, alone)).all()
+
+
+def test_places_are_the_first_the_last_and_tenths_between():
+    layout = layout_of([1, 2, 21], [0, 1, 2])
+    names = [POSITIONS[p] for p in positions(layout)]
+    assert names[:3] == ["first", "first", "last"]
+    assert names[3] == "first"
+    assert names[-1] == "last"
+    assert names[4] == "tenth-1"
+    assert names[-2] == "tenth-10"
+    tenths = [int(name.split("-")[1]) for name in names[4:-1]]
+    assert tenths == sorted(tenths)
+    assert set(tenths) == set(range(1, 11))
+
+
+def test_shares_add_up_and_their_lift_is_one_by_chance():
+    layout, rng, labels = drawn(4)
+    weights = normalised(rng.exponential(size=len(labels)), layout)
+    held = shares(weights, labels, 12, layout)
+    np.testing.assert_allclose(held.sum(axis=1), 1.0)
+    assert held[3, 5] == pytest.approx(
+        sum(
+            w
+            for w, v, c in zip(weights, labels, layout.completion, strict=True)
+            if (v, c) == (5, 3)
+        )
+    )
+    even = shares(1 / layout.n_tokens[layout.completion], labels, 12, layout)
+    mean = np.mean(
+        [shares(weights[shuffled(layout, rng)], labels, 12, layout) for _ in range(2000)], axis=0
+    )
+    np.testing.assert_allclose(mean, even, atol=0.01)
+
+
+def test_an_order_moves_tokens_within_their_completion_alone():
+    layout, rng, _ = drawn(5)
+    order = shuffled(layout, rng)
+    np.testing.assert_array_equal(layout.completion[order], layout.completion)
+    assert sorted(order) == list(range(len(order)))
+    assert (order != np.arange(len(order))).mean() > 0.9
+
+
+def test_overlap_is_the_mean_over_pairs():
+    held = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])
+    assert overlap(held) == pytest.approx((0.5 + 0.0 + 0.5) / 3)
+    assert overlap(np.ones((4, 1))) == 1.0
+    assert math.isnan(overlap(held[:1]))

@@ -199,10 +199,11 @@ class TestTally:
             )
 
         even = [at(0.6, True, 0), at(0.55, False, 0)]
-        found = tally.fits([*even, at(0.6, True, 1), at(0.55, False, 1)])["credit-floor"]
+        odd = [at(0.6, True, 1), at(0.55, False, 1), at(0.5, True, 1), at(0.7, False, 1)]
+        found = tally.fits([*even, *odd])["credit-floor"]
         assert 0.55 <= found["fitted"] < 0.6
-        assert found["at_shipped"] == {"recall": 1.0, "false": 1.0}
-        assert found["at_fitted"] == {"recall": 1.0, "false": 0.0}
+        assert found["at_shipped"] == {"recall": 0.5, "false": 1.0}
+        assert found["at_fitted"] == {"recall": 0.5, "false": 0.5}
 
     @pytest.mark.parametrize(
         ("called", "monotone", "crosses"),

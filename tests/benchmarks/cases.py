@@ -19,28 +19,30 @@ _FLOORED = _in_three(lambda signal: plants.floored(signal, 0.85))
 _ONE_HOT = _in_three(plants.one_hot)
 
 SYNTHETIC: tuple[Recipe, ...] = (
-    Recipe(name="healthy", healthy=_SOUND),
-    Recipe(name="entropy falls slowly", plants=(plants.falling(),), healthy=_SOUND),
-    Recipe(name="entropy climbs slowly", plants=(plants.climbing(1.0),), healthy=_SOUND),
+    Recipe(name="healthy", times=2, healthy=_SOUND),
+    Recipe(name="entropy falls slowly", times=2, plants=(plants.falling(),), healthy=_SOUND),
+    Recipe(name="entropy climbs slowly", times=2, plants=(plants.climbing(1.0),), healthy=_SOUND),
     Recipe(name="few groups", plants=_ONE_HOT, prompts=6),
     Recipe(name="eight groups", plants=_ONE_HOT, prompts=8),
     Recipe(name="zero adapter", plants=(plants.inert(),)),
     Recipe(name="one-hot", plants=_ONE_HOT),
     Recipe(name="flat", plants=_in_three(plants.flat)),
-    Recipe(name="floor", plants=_FLOORED),
+    Recipe(name="floor", times=2, plants=_FLOORED),
     Recipe(
         name="inherited",
+        times=2,
         plants=(plants.inherited("surprisal", 0.1), plants.inherited("entropy", 0.1)),
     ),
-    Recipe(name="punctuation", plants=_in_three(lambda s: plants.by_type(s, 0.2))),
-    Recipe(name="position", plants=_in_three(lambda s: plants.by_place(s, 0.2))),
-    Recipe(name="sharpening", sharpening=2.0),
+    Recipe(name="punctuation", times=2, plants=_in_three(lambda s: plants.by_type(s, 0.2))),
+    Recipe(name="position", times=2, plants=_in_three(lambda s: plants.by_place(s, 0.2))),
+    Recipe(name="sharpening", times=2, sharpening=2.0),
     Recipe(name="short", lengths=plants.short(0.9)),
     Recipe(name="rounding", rounding=dict.fromkeys(("surprisal", "entropy", "divergence"), 0.4)),
     Recipe(name="nothing but rounding", rounding=dict.fromkeys(SIGNAL_NAMES, 1.0)),
     Recipe(name="mixed doses", plants=tuple(plants.in_prompts(0.5, p) for p in _ONE_HOT)),
     Recipe(
         name="floor and inherited",
+        times=2,
         plants=(
             plants.inherited("surprisal", 0.1),
             plants.floored("surprisal", 0.85),
@@ -49,18 +51,20 @@ SYNTHETIC: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="inherited punctuation",
+        times=2,
         plants=(plants.by_type("ref_surprisal", 0.2), plants.inherited("surprisal", 0.1)),
     ),
     Recipe(name="short and floor", plants=_FLOORED, lengths=plants.short(0.9)),
     Recipe(
         name="rounding and floor",
+        times=2,
         plants=_FLOORED,
         rounding=dict.fromkeys(("surprisal", "kl_exact"), 0.4),
     ),
 )
 
 REPLAYED: tuple[Weakened, ...] = (
-    Weakened(step=2),
+    Weakened(step=2, times=2),
     Weakened(step=40),
     Weakened(step=100, stale=True),
     Weakened(step=60, sharpening=2.0),
@@ -83,6 +87,7 @@ def _curve(
                 lengths=made.lengths,
                 rounding=made.rounding,
                 curve=(cause, signal),
+                times=0.5,
             )
         )
     return tuple(found)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from arca_diag import causes, faults, tables, verdict
+from arca_diag.measurements.agnosticism import measure_agnosticism
 from arca_diag.measurements.causes import measure_causes
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.measurements.noise import measure_noise
@@ -16,7 +17,7 @@ from arca_diag.thresholds import DEFAULT
 from tests.benchmarks.planted import EPSILON, Pool
 
 #: The measures that causes read; the others of a report would cost most of the time.
-MEASURES = (measure_noise, measure_causes)
+MEASURES = (measure_noise, measure_causes, measure_agnosticism)
 #: Cause -> names of the figures that decide it, the worst of which is meant.
 FIGURES = {
     "adapter-inert": ("noise_share",),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from arca_diag.replay.scores import FLOAT64
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import NOISE, TOKENS
 
@@ -28,6 +29,13 @@ _MARKS = [",", ".", "=", "+", ":"]
 _SPACE = ["Ċ", "Ġ"]
 PIECES = ["<eos>", *_WORDS, *_DIGITS, *_MARKS, *_SPACE]
 MARKS = np.isin(PIECES, _MARKS)
+_CLASSES = (
+    ["special"]
+    + ["word"] * len(_WORDS)
+    + ["digit"] * len(_DIGITS)
+    + ["punctuation"] * len(_MARKS)
+    + ["whitespace"] * len(_SPACE)
+)
 END = 0
 
 
@@ -75,6 +83,7 @@ class Recipe:
         plants: Changes.
         lengths: From a generator and a count, counted tokens of completions.
         rounding: Signal -> rounding over signal, where it is not `QUIET`.
+        times: How many runs are drawn, in multiples of what was asked for.
     """
 
     name: str
@@ -83,6 +92,7 @@ class Recipe:
         28, 53, n
     )
     rounding: dict[str, float] = field(default_factory=dict)
+    times: float = 1.0
     sharpening: float = 1.0
     prompts: int = 32
     healthy: tuple[str, ...] = ()
@@ -141,6 +151,7 @@ def _healthy_tokens(lengths: np.ndarray, rng: np.random.Generator) -> pd.DataFra
             "position": position,
             "token_id": token_id,
             "token": np.array(PIECES, dtype=object)[token_id],
+            "token_class": np.array(_CLASSES, dtype=object)[token_id],
             "counted": True,
             "surprisal": policy,
             "ref_surprisal": reference,
@@ -187,20 +198,23 @@ def _rollouts(frame: pd.DataFrame) -> pd.DataFrame:
 def _rounded(
     frame: pd.DataFrame, share: dict[str, float], rng: np.random.Generator
 ) -> pd.DataFrame:
-    """The same tokens replayed again: every signal off by its share of itself, on the mean.
+    """The same tokens replayed in float64: every signal off by its share of itself, on the mean.
 
-    Both replays are off, so that they differ by the root of 2 times that.
+    Rounding of a residual is that of a vector, so that its length says little of it.
     """
     columns: dict[str, object] = {
         "checkpoint": frame["checkpoint"],
         "rollout_id": frame["rollout_id"],
-        "replica": "other-batch",
+        "replica": FLOAT64,
         "position": frame["position"],
     }
     per_token = np.sqrt(np.pi / 2)  # the mean of |z| is the root of 2 / pi
     for name in SIGNAL_NAMES:
         size = frame[name].to_numpy()
         off = share[name] * per_token * size * rng.standard_normal(len(frame))
-        columns[name] = np.abs(size + np.sqrt(2) * off)
-        columns[f"noise_{name}"] = np.abs(off)
-    return pd.DataFrame(columns)[[c for c in NOISE.names if c in columns]]
+        columns[name] = np.abs(size + off)
+        if name == "divergence":
+            columns["log_ratio"] = frame["log_ratio"] + off
+        if name in ("residual", "relative_residual"):
+            columns[f"{name}_apart"] = np.abs(off)
+    return pd.DataFrame(columns)[NOISE.names]

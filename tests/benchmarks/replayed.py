@@ -50,6 +50,7 @@ class Weakened:
         stale: Whether the fixed set is what the first steps sampled, beside the checkpoint's own.
         sharpening: The configured power.
         healthy: Signals that would be sound credit here.
+        times: How many runs are drawn, in multiples of what was asked for.
     """
 
     step: int
@@ -59,6 +60,7 @@ class Weakened:
     stale: bool = False
     sharpening: float = 1.0
     healthy: tuple[str, ...] = ()
+    times: float = 1.0
 
     @property
     def name(self) -> str:

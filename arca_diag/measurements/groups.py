@@ -19,6 +19,7 @@ def measurement(
     reason: str,
     signal: str | None = None,
     sharpening: float | None = None,
+    against: str | None = None,
 ) -> Measurement:
     """An estimate as a measurement.
 
@@ -30,6 +31,7 @@ def measurement(
         reason: Why there is none, where the value is NaN.
         signal: Which signal, if any.
         sharpening: At which power, if any.
+        against: The other checkpoint, where a figure compares two.
     """
     value = known(found.value)
     return Measurement(
@@ -37,7 +39,7 @@ def measurement(
         view=place.view,
         signal=signal,
         sharpening=sharpening,
-        against=None,
+        against=against,
         name=name,
         value=value,
         low=known(found.low),

@@ -125,12 +125,19 @@ def normal(mean: float, spread: float) -> list[Law]:
     return correlated(f"normal, sd {spread:g}", lambda u: mean + spread * special.ndtri(u))
 
 
-def beta(mean: float, spread: float, *, harsh: bool = False) -> list[Law]:
+def beta(
+    mean: float,
+    spread: float,
+    correlations: Sequence[float] = (0.0, 0.3, 0.7),
+    *,
+    harsh: bool = False,
+) -> list[Law]:
     """Between 0 and 1: a bump, skewed near an end, a bathtub where the spread is large."""
     weight = mean * (1 - mean) / spread**2 - 1
     return correlated(
         f"beta, sd {spread:g}",
         lambda u: special.betaincinv(mean * weight, (1 - mean) * weight, u),
+        correlations,
         harsh=harsh,
     )
 
@@ -200,7 +207,8 @@ def figures() -> list[Figure]:
             cut="inherited-tv",
             side="below",
             # Runs have a spread of .17 to .35 of the mean, and correlations of .2 to .5.
-            laws=beta(cut["inherited-tv"], 0.035) + beta(cut["inherited-tv"], 0.09, harsh=True),
+            laws=beta(cut["inherited-tv"], 0.035, (0.0, 0.3, 0.5))
+            + beta(cut["inherited-tv"], 0.09, harsh=True),
         ),
         Figure(
             name="type_explained",

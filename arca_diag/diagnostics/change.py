@@ -98,8 +98,8 @@ def matched_change(before: Completions, after: Completions) -> Estimate:
 
         D +- t_{k-1, .975} s / \sqrt{n},
 
-    k the prompts of the checkpoint that has fewer: with 3 prompts against 16, t_{18} would miss the
-    truth in 8% of cases, not in 5%.
+    k the prompts in common strata of the checkpoint that has fewer there: with 3 prompts against
+    16, t_{18} would miss the truth in 8% of cases, not in 5%.
 
     Args:
         before: Completions of one checkpoint.
@@ -107,8 +107,7 @@ def matched_change(before: Completions, after: Completions) -> Estimate:
 
     Returns:
         In the figure's unit. NaN, of no prompt, where no stratum is common; no limits where the
-        change is undefined without some prompt. `n_clusters` is k; prompts are those with a value
-        that is defined.
+        change is undefined without some prompt. `n_clusters` is k.
 
     Source:
         Tukey (1958), Annals of Mathematical Statistics 29:614, on the jackknife.
@@ -130,7 +129,8 @@ def matched_change(before: Completions, after: Completions) -> Estimate:
     if math.isnan(value):
         return Estimate(value=value, low=math.nan, high=math.nan, n_clusters=0)
     pseudo = n * value - (n - 1) * _weighted(all_sums - sums, all_counts - counts)
-    fewest = min(len(np.unique(side.clusters)) for side in parts)
+    inside = (counts.sum(axis=2) > 0).all(axis=0)
+    fewest = int((counts[:, inside].sum(axis=1) > 0).sum(axis=1).min())
     half = math.nan
     if fewest > 1:
         error = float(pseudo.std(ddof=1)) / math.sqrt(n)

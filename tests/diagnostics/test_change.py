@@ -52,8 +52,12 @@ def reference(before: list[Row], after: list[Row]) -> tuple[float, float]:
     before, after = ([r for r in rows if not math.isnan(r[0])] for rows in (before, after))
     value = at_like_length(before, after)
     prompts = {c for *_, c in before + after}
-    fewest = min(len({c for *_, c in rows}) for rows in (before, after))
-    if math.isnan(value) or fewest < 2:
+    found = [
+        [(sum(n >= edge for edge in edges), c) for _, n, c in rows] for rows in (before, after)
+    ]
+    common = {k for k, _ in found[0]} & {k for k, _ in found[1]}
+    fewest = min(len({c for k, c in rows if k in common}) for rows in found)
+    if fewest < 2:
         return value, NAN
     left = [
         at_like_length([r for r in before if r[2] != c], [r for r in after if r[2] != c])
@@ -176,6 +180,12 @@ class TestMatched:
         )
         assert found.n_clusters == 3
         assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, 2) * error, rel=0.02)
+
+    def test_prompts_whose_completions_are_not_compared_give_no_degrees_of_freedom(self):
+        rng = np.random.default_rng(7)
+        after = side([(float(v), 5, c) for c, v in enumerate(rng.random(12))])
+        before = side([(float(v), 5 if c < 3 else 400, c) for c, v in enumerate(rng.random(12))])
+        assert matched_change(before, after).n_clusters == 3
 
     def test_a_prompt_that_both_have_leaves_both_so_that_what_it_is_cancels(self):
         rng = np.random.default_rng(3)

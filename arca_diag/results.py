@@ -299,6 +299,52 @@ class Verdict(_Part):
     settled_by: SettledBy | None
 
 
+class Onset(_Part):
+    """When most completions of the fixed set went to one side and stayed there, under one signal.
+
+    They are the same completions at every checkpoint. `after` and `by` are steps of checkpoints
+    and enclose the onset: surely not yet at `after`, surely so from `by` to the last. Where either
+    is null, `reason` says why.
+    """
+
+    view: View
+    signal: str
+    sharpening: float
+    side: Literal["sparse", "uniform", "no-signal"]
+    after: int | None
+    by: int | None
+    n_clusters: Count
+    reason: str | None
+
+    @model_validator(mode="after")
+    def _both_ends_or_reason(self) -> "Onset":
+        if (self.after is None or self.by is None) == (self.reason is None):
+            raise ValueError(f"{self.signal}: give both ends of the onset or the reason why not")
+        return self
+
+
+class Figure(_Part):
+    """A mean over prompts with its interval; null where it is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class WhatIf(_Part):
+    """How concentrated credit would be at the last checkpoint if it were given another way."""
+
+    checkpoint: int | str
+    view: View
+    credit: str = Field(description="A signal and how it would be turned into credit.")
+    gini_corrected: Figure
+    effn_corrected: Figure
+    token_share_90: Figure
+    uncredited: Share = Field(description="Of completions that would get no credit at all.")
+    regime: str
+    n_clusters: Count
+
+
 class Finding(_Part):
     """Something the reader should know. `id` is stable, kebab-case, with a hyphen in it."""
 
@@ -347,6 +393,8 @@ class Report(_Part):
     replay_fidelity: list[Fidelity]
     measurements: list[Measurement]
     verdicts: list[Verdict]
+    onsets: list[Onset] = []
+    what_if: list[WhatIf] = []
     findings: list[Finding]
     skipped: list[Skipped] = []
     thresholds: list[Threshold]

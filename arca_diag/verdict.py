@@ -120,8 +120,8 @@ def judge_regimes(
             ids = known.loc[part["rollout_id"]]
             clusters = ids["cluster"].to_numpy(object)
             classes = part["class"].to_numpy(object)
-            found = _regime(classes, clusters, cuts)
-            without_ends = _regime(part["class_inner"].to_numpy(object), clusters, cuts)
+            found = regime_of(classes, clusters, cuts)
+            without_ends = regime_of(part["class_inner"].to_numpy(object), clusters, cuts)
             used, ids = part[found.classed], ids[found.classed]
             short = int((classes == SHORT).sum())
             sides = [
@@ -158,15 +158,30 @@ _NOTHING_CLASSED = SettledBy(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Regime:
+class Regime:
+    """The regime of some completions.
+
+    Attributes:
+        regime: One of `REGIMES`, `mixed`, `inconclusive` or `undefined`.
+        shares: Of each class.
+        settled_by: What would settle an inconclusive one.
+        classed: Which completions have a class and are not short.
+    """
+
     regime: str
     shares: dict[str, Estimate]
     settled_by: SettledBy | None
-    classed: np.ndarray  # which completions have a class and are not short
+    classed: np.ndarray
 
 
-def _regime(every_class: np.ndarray, every_cluster: np.ndarray, cuts: Cuts) -> _Regime:
-    """The regime of completions, from those of them that have a class and are not short."""
+def regime_of(every_class: np.ndarray, every_cluster: np.ndarray, cuts: Cuts) -> Regime:
+    """The regime of completions, from those of them that have a class and are not short.
+
+    Args:
+        every_class: Each completion's, as from `classify`.
+        every_cluster: Each completion's prompt.
+        cuts: Those in force.
+    """
     classed = pd.notna(every_class) & (every_class != SHORT)
     classes, clusters = every_class[classed], every_cluster[classed]
     half, least = cuts["share-majority"], math.ceil(cuts["clusters-least"])
@@ -175,8 +190,8 @@ def _regime(every_class: np.ndarray, every_cluster: np.ndarray, cuts: Cuts) -> _
     held = {name: cluster_share(where, clusters) for name, where in inside.items()}
     n = shares[NO_SIGNAL].n_clusters
 
-    def called(regime: str, settled_by: SettledBy | None = None) -> _Regime:
-        return _Regime(regime=regime, shares=shares, settled_by=settled_by, classed=classed)
+    def called(regime: str, settled_by: SettledBy | None = None) -> Regime:
+        return Regime(regime=regime, shares=shares, settled_by=settled_by, classed=classed)
 
     if not n and (every_class == SHORT).any():
         return called(INCONCLUSIVE, _NOTHING_CLASSED)

@@ -13,8 +13,10 @@ from arca_diag.results import (
     CheckpointInfo,
     ExitCode,
     Fidelity,
+    Figure,
     Finding,
     Measurement,
+    Onset,
     Provenance,
     ReferenceInfo,
     Report,
@@ -24,6 +26,7 @@ from arca_diag.results import (
     Share,
     Threshold,
     Verdict,
+    WhatIf,
     published_schema,
     report_schema,
 )
@@ -84,6 +87,35 @@ def verdict(**given: Any) -> Verdict:
         "settled_by": SettledBy(clusters_more=1, reason="under 8 prompts"),
     }
     return Verdict(**(fields | given))
+
+
+def onset(**given: Any) -> Onset:
+    fields = {
+        "view": "fixed-set",
+        "signal": "surprisal",
+        "sharpening": 1.0,
+        "side": "sparse",
+        "after": 20,
+        "by": 40,
+        "n_clusters": 16,
+        "reason": None,
+    }
+    return Onset(**(fields | given))
+
+
+def what_if(**given: Any) -> WhatIf:
+    fields = {
+        "checkpoint": 60,
+        "view": "on-policy",
+        "credit": "surprisal s=2",
+        "gini_corrected": Figure(value=0.9, low=0.8, high=1.0),
+        "effn_corrected": Figure(value=0.1, low=0.0, high=0.2),
+        "token_share_90": Figure(value=None, low=None, high=None),
+        "uncredited": Share(value=0.0, low=0.0, high=0.3),
+        "regime": "sparse",
+        "n_clusters": 16,
+    }
+    return WhatIf(**(fields | given))
 
 
 def report(**given: Any) -> Report:
@@ -151,6 +183,8 @@ def report(**given: Any) -> Report:
         ],
         "measurements": [measurement()],
         "verdicts": [verdict()],
+        "onsets": [onset()],
+        "what_if": [what_if()],
         "findings": [finding()],
         "thresholds": list(DEFAULT),
         "files": {"report.json": None, "tokens.parquet": "00" * 32},
@@ -247,6 +281,19 @@ class TestFinding:
         assert (finding().cause_of, finding().caused_by) == ([], None)
 
 
+class TestOnset:
+    def test_an_onset_between_two_checkpoints_needs_no_reason(self):
+        assert onset().reason is None
+
+    @pytest.mark.parametrize(
+        ("after", "by", "reason"),
+        [(None, 40, None), (20, None, None), (None, None, None), (20, 40, "why")],
+    )
+    def test_an_open_end_is_what_a_reason_is_for(self, after, by, reason):
+        with pytest.raises(ValidationError, match="give both ends of the onset or the reason"):
+            onset(after=after, by=by, reason=reason)
+
+
 class TestRoundTrip:
     @given(
         st.lists(MEASUREMENTS, max_size=2), st.lists(FINDINGS, max_size=2), JSON, st.text(), NUMBERS
@@ -276,8 +323,8 @@ class TestRoundTrip:
 
     def test_the_top_level_keys_are_those_of_the_design_in_order(self):
         first = ["schema_version", "tool", "status", "provenance", "run", "adapter", "reference"]
-        then = ["rollouts", "replay_fidelity", "measurements", "verdicts", "findings"]
-        last = ["thresholds", "files"]
+        then = ["rollouts", "replay_fidelity", "measurements", "verdicts", "onsets", "what_if"]
+        last = ["findings", "skipped", "thresholds", "files"]
         assert list(json.loads(report().to_json())) == first + then + last
 
 

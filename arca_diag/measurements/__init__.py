@@ -14,6 +14,7 @@ from arca_diag.measurements.gradients import measure_gradient_agreement
 from arca_diag.measurements.noise import measure_noise
 from arca_diag.measurements.prefixes import measure_prefixes
 from arca_diag.measurements.rewards import measure_rewards
+from arca_diag.measurements.trend import measure_trend
 from arca_diag.results import Measurement
 
 MEASURES: tuple[Callable[[Evidence], list[Measurement]], ...] = (
@@ -24,6 +25,7 @@ MEASURES: tuple[Callable[[Evidence], list[Measurement]], ...] = (
     measure_gradient_agreement,
     measure_rewards,
     measure_prefixes,
+    measure_trend,
     measure_agnosticism,
 )
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from arca_diag import causes, faults, findings, verdict
 from arca_diag.measurements import measure
 from arca_diag.measurements.evidence import Evidence
-from arca_diag.results import Fidelity, Finding, Measurement, Skipped, Verdict
+from arca_diag.onset import find_onsets
+from arca_diag.results import Fidelity, Finding, Measurement, Onset, Skipped, Verdict, WhatIf
 from arca_diag.thresholds import Cuts
+from arca_diag.whatif import what_if
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +25,14 @@ class Judgement:
         verdicts: Regimes with their causes.
         skipped: What could not be asked.
         judged: Causes with their evidence.
+        onsets: When credit went to one side.
+        what_if: Credit given in other ways.
     """
 
     measurements: list[Measurement]
     judged: causes.Judged
+    onsets: list[Onset]
+    what_if: list[WhatIf]
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -44,7 +50,12 @@ def judge(evidence: Evidence, cuts: Cuts) -> Judgement:
     measurements = measure(evidence)
     regimes = verdict.judge_regimes(evidence.trajectories, evidence.rollouts, cuts)
     return Judgement(
-        measurements=measurements, judged=causes.judge_causes(regimes, measurements, cuts)
+        measurements=measurements,
+        judged=causes.judge_causes(regimes, measurements, cuts),
+        onsets=find_onsets(
+            evidence.trajectories, evidence.rollouts, evidence.steps, evidence.sharpening, cuts
+        ),
+        what_if=what_if(evidence),
     )
 
 

@@ -187,6 +187,8 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         replay_fidelity=faithful,
         measurements=judgement.measurements,
         verdicts=judgement.verdicts,
+        onsets=judgement.onsets,
+        what_if=judgement.what_if,
         findings=judging.all_findings(
             judgement,
             [
@@ -269,6 +271,8 @@ def _judge_saved(
             "provenance": provenance,
             "measurements": judgement.measurements,
             "verdicts": judgement.verdicts,
+            "onsets": judgement.onsets,
+            "what_if": judgement.what_if,
             "findings": judging.all_findings(
                 judgement,
                 before.findings,

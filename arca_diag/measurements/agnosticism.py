@@ -51,10 +51,25 @@ def measure_agnosticism(evidence: Evidence) -> list[Measurement]:
         order = {name: n for n, name in enumerate(rows["rollout_id"])}
         completion = inside["rollout_id"].map(order).to_numpy(int)
         inside = inside.iloc[np.argsort(completion, kind="stable")]
-        rng = generator(evidence, place)
+        orders = _Orders(generator(evidence, place))
         for signal in SIGNAL_NAMES:
-            out += _of_signal(evidence, place, rows, inside, signal, rng)
+            out += _of_signal(evidence, place, rows, inside, signal, orders)
     return out
+
+
+class _Orders:
+    """The random orders of a place: the same for every signal that has the same completions."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._drawn: dict[bytes, list[np.ndarray]] = {}
+
+    def of(self, layout: Layout) -> list[np.ndarray]:
+        """So many as a null takes."""
+        key = layout.n_tokens.tobytes()
+        if key not in self._drawn:
+            self._drawn[key] = [shuffled(layout, self._rng) for _ in range(_SHUFFLES)]
+        return self._drawn[key]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +126,7 @@ def _of_signal(
     rows: pd.DataFrame,
     inside: pd.DataFrame,
     signal: str,
-    rng: np.random.Generator,
+    orders: "_Orders",
 ) -> list[Measurement]:
     """Of the completions that have credit by this signal."""
     weights = inside[f"w_{signal}"].to_numpy(float)
@@ -134,10 +149,9 @@ def _of_signal(
     )
     types, classes = credit.labels("token_id"), credit.labels("token_class")
     places = positions(layout), list(POSITIONS)
-    orders = [shuffled(layout, rng) for _ in range(_SHUFFLES)]
     out = []
     for by, labels in (("type", types), ("class", classes), ("position", places)):
-        out += _explained(credit, by, None if labels is None else labels[0], orders)
+        out += _explained(credit, by, None if labels is None else labels[0], orders.of(layout))
     out += _lifts(credit, "position", *places)
     if classes is not None:
         out += _lifts(credit, "class", *classes)

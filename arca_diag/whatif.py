@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from arca_diag.credit import credit_weights, top_entropy_weights
 from arca_diag.diagnostics.agreement import rank_tokens
@@ -43,12 +43,12 @@ class _Completions:
     Attributes:
         signals: Raw scores by name.
         lengths: Counted tokens of each completion.
-        clusters: Its prompt.
+        clusters: Number of its prompt.
     """
 
     signals: Mapping[str, Float[np.ndarray, " token"]]
     lengths: Int[np.ndarray, " completion"]
-    clusters: Shaped[np.ndarray, " completion"]
+    clusters: Int[np.ndarray, " completion"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def _completions(evidence: Evidence, place: Place) -> _Completions:
     return _Completions(
         signals={name: counted[name].to_numpy(float) for name in SIGNAL_NAMES},
         lengths=lengths.to_numpy(np.int64),
-        clusters=clusters.loc[lengths.index].to_numpy(object),
+        clusters=pd.factorize(clusters.loc[lengths.index])[0],
     )
 
 
@@ -177,7 +177,7 @@ def _mask(lengths: Int[np.ndarray, " completion"]) -> np.ndarray:
 
 
 def _mean(
-    values: Float[np.ndarray, " completion"], clusters: Shaped[np.ndarray, " completion"]
+    values: Float[np.ndarray, " completion"], clusters: Int[np.ndarray, " completion"]
 ) -> Figure:
     found = cluster_mean(values, clusters)
     return Figure(value=known(found.value), low=known(found.low), high=known(found.high))

@@ -93,7 +93,7 @@ def _matched_share(
     ]
     inside = _long_enough(after, cuts)
     inside[inside] = at_common_length(*lengths)
-    return cluster_share(inside, after["cluster"].to_numpy(object)), after
+    return cluster_share(inside, pd.factorize(after["cluster"])[0]), after
 
 
 def _on_the_same(
@@ -105,7 +105,7 @@ def _on_the_same(
     found = paired_change(
         old[both.index].to_numpy(float),
         both[column].to_numpy(float),
-        both["cluster"].to_numpy(object),
+        pd.factorize(both["cluster"])[0],
     )
     return found, both
 

@@ -6,6 +6,7 @@ completion. The null hands each completion's weights to its own tokens at random
 credit are then shares of tokens on average, so a lift of 1 is exactly what chance gives.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,9 +69,12 @@ def explained(
 
         1 - TV(w, p) / TV(w, u).
 
-    1 where the label alone gives the credit, about 0 or below where it says nothing of it. Where
-    answers are nearly one text on all prompts, type, place and context are the same thing, and
-    every label explains the credit: that is a property of the answers.
+    1 where the label alone gives the credit, about 0 or below where it says nothing of it.
+
+    Where answers are nearly one text on all prompts, type, place and context are the same thing,
+    and types and places explain the credit together, whatever it goes by: that is a property of
+    the answers. It shows in the `overlap` of even credit, which is then near 1. A label need not
+    be the reason either: where a type always stands first, both type and place explain it.
 
     Args:
         weights: Credit.
@@ -114,20 +118,44 @@ def shares(
     """Share of each completion's credit that the tokens of each label hold; rows sum to 1."""
     cell = layout.completion * n_labels + labels
     held = np.bincount(cell, weights=weights, minlength=len(layout.prompt) * n_labels)
-    return held.reshape(len(layout.prompt), n_labels)
+    return held.reshape(len(layout.prompt), n_labels).astype(float)  # integers where it is empty
 
 
-def overlap(by_prompt: Float[np.ndarray, "prompt label"]) -> float:
-    r"""Mean over pairs of prompts of \sum_v min(c_A(v), c_B(v)): what share of credit they share.
+def overlap(
+    weights: Float[np.ndarray, " token"],
+    labels: Int[np.ndarray, " token"],
+    layout: Layout,
+) -> float:
+    r"""What share of their credit two prompts give to the same labels: the mean over all pairs.
 
-    1 where all prompts credit the same labels alike, 0 where no two have one in common; NaN below
-    two prompts.
+    With c_A(v) the share of credit that label v has in the completions of prompt A, mean over
+    these,
+
+        mean over A < B of \sum_v \min(c_A(v), c_B(v)).
+
+    Concentrated credit overlaps less than even credit whatever it rests on, so the figure is read
+    against that of the same weights in random order within each completion, and not against even
+    credit; the overlap of even credit says how alike the texts are.
+
+    Args:
+        weights: Credit.
+        labels: From 0.
+        layout: Of the tokens.
+
+    Returns:
+        1 where all prompts credit the same labels alike, 0 where no two have one in common; NaN
+        below two prompts.
     """
-    n = len(by_prompt)
+    n = int(layout.prompt.max(initial=-1)) + 1
     if n < 2:
-        return float("nan")
-    shared = sum(float(np.minimum(by_prompt[k], by_prompt[k + 1 :]).sum()) for k in range(n - 1))
-    return shared / (n * (n - 1) / 2)
+        return math.nan
+    prompt = layout.prompt[layout.completion]
+    each = weights / np.bincount(layout.prompt)[prompt]
+    n_labels = int(labels.max(initial=-1)) + 1
+    held = np.bincount(labels * n + prompt, weights=each, minlength=n_labels * n)
+    # In ascending order a share is the smaller of as many pairs as there are prompts after it.
+    smaller = np.arange(n - 1, -1, -1)
+    return float((np.sort(held.reshape(n_labels, n), axis=1) @ smaller).sum() / (n * (n - 1) / 2))
 
 
 def shuffled(layout: Layout, rng: np.random.Generator) -> Int[np.ndarray, " token"]:

@@ -197,4 +197,4 @@ def token_pieces(inputs: Inputs) -> tuple[list[str] | None, list[str] | None]:
     size = int(load_config(inputs.base).vocab_size)
     known = {i: piece for piece, i in inputs.tokenizer.get_vocab().items()}
     pieces = [known.get(i, "") for i in range(size)]
-    return pieces, classes_of(inputs.tokenizer, pieces)
+    return pieces, classes_of(inputs.tokenizer, pieces, inputs.end_tokens)

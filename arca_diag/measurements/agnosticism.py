@@ -1,7 +1,7 @@
 """Which token types, classes and places hold the credit, and how much of it they alone explain."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,13 @@ from arca_diag.measurements.groups import generator, measurement
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
 
-#: Random orders a place: a null's mean is known to about a quarter of its spread.
+#: Random orders a place. The Monte Carlo error of a null's mean is 1/sqrt(20), .22 of the spread
+#: between orders; its limits are little more than the extremes of the 20, each a third of the
+#: spread uncertain.
 _SHUFFLES = 20
 
+_UNDEFINED = Estimate(value=math.nan, low=math.nan, high=math.nan, n_clusters=0)
+_ONE_PROMPT = "there is one prompt, and no other to compare it with"
 _NO_LABEL = {
     "type": "token ids are redacted",
     "class": "no tokenizer, or an older result: token classes are not known",
@@ -32,14 +36,26 @@ _NO_LABEL = {
 
 
 def measure_agnosticism(evidence: Evidence) -> list[Measurement]:
-    """`type_explained`, `class_explained`, `position_explained`, each with its null, and lifts.
+    """`type_explained`, `class_explained`, `position_explained`, with nulls, lifts and overlaps.
 
-    At the configured sharpening. The null (`..._null`) is the same with each completion's weights
-    in random order: its mean and the limits that 95% of the orders stay within. `class_share` and
-    `class_lift` (against the class: share of credit, and that over the share of tokens),
-    `position_lift` (against the place) have 1 as their null, exactly. `type_overlap` is what share
-    of their credit two prompts give to the same types, and `type_overlap_null` the same of even
-    credit; pairs of prompts are no independent draws, so it has no interval.
+    Of each signal's credit at the configured sharpening.
+
+    `..._explained` is how far the type, class or place of a token, learned on the other prompts,
+    goes from even credit to this one (see `diagnostics.agnosticism.explained`).
+
+    `class_share`, against the class, is the share of a completion's credit that the class holds.
+    `class_lift` is that over the class's share of the tokens, of the completions that have one;
+    `position_lift`, against the place, is the same of the first token, the last, and tenths of the
+    way for those between. In random order a lift is exactly 1 on average.
+
+    `type_overlap` is what share of their credit two prompts give to the same types (see
+    `diagnostics.agnosticism.overlap`). Pairs of prompts are no independent draws, so it has no
+    interval. `token_overlap`, once a place, is the same of even credit: how alike the texts of
+    different prompts are. Near 1 all answers are one template, and what type and place explain
+    together cannot be told from what context does.
+
+    `..._null` is the mean of the same over random orders of each completion's weights. Its `low`
+    and `high` are no confidence interval: 95% of the orders lie there.
     """
     tokens = evidence.tokens[evidence.tokens["counted"]]
     by_checkpoint = {str(name): part for name, part in tokens.groupby("checkpoint", sort=False)}
@@ -52,6 +68,7 @@ def measure_agnosticism(evidence: Evidence) -> list[Measurement]:
         completion = inside["rollout_id"].map(order).to_numpy(int)
         inside = inside.iloc[np.argsort(completion, kind="stable")]
         orders = _Orders(generator(evidence, place))
+        out.append(_token_overlap(place, rows, inside))
         for signal in SIGNAL_NAMES:
             out += _of_signal(evidence, place, rows, inside, signal, orders)
     return out
@@ -100,24 +117,50 @@ class _Credit:
             reason=reason or self.why,
         )
 
-    def estimate(self, name: str, found: Estimate, reason: str | None = None) -> Measurement:
-        """From a figure of all completions together."""
+    def estimate(
+        self, name: str, found: Estimate, defined: np.ndarray, reason: str | None = None
+    ) -> Measurement:
+        """From a figure of all completions together that these are defined in."""
+        used = self.used[defined]
         return measurement(
             self.place,
             name,
-            found,
-            self.used if found.n_clusters else self.used.iloc[:0],
+            replace(found, n_clusters=used["cluster"].nunique()),
+            used,
             signal=self.signal,
             sharpening=self.evidence.sharpening,
             reason=reason or self.why,
         )
 
-    def labels(self, column: str) -> tuple[np.ndarray, list[str]] | None:
-        """A code for every token, and what the codes stand for; None where it is not known."""
-        if self.inside[column].isna().any():
-            return None
-        found = self.inside[column].astype("category").cat
-        return found.codes.to_numpy(int), [str(name) for name in found.categories]
+
+def _labels(tokens: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]] | None:
+    """A code for every token, and what the codes stand for; None where it is not known."""
+    if tokens[column].isna().any():
+        return None
+    found = tokens[column].astype("category").cat
+    return found.codes.to_numpy(int), [str(name) for name in found.categories]
+
+
+def _token_overlap(place: Place, rows: pd.DataFrame, inside: pd.DataFrame) -> Measurement:
+    """How alike the texts of different prompts are, by their types alone."""
+    types = _labels(inside, "token_id")
+    layout, used = _layout(rows, inside)
+    value = math.nan
+    if types is not None:
+        value = overlap(1.0 / layout.n_tokens[layout.completion], types[0], layout)
+    reason = why_undefined(place.view, rows)
+    if len(used):
+        reason = _NO_LABEL["type"] if types is None else _ONE_PROMPT
+    used = used.iloc[:0] if math.isnan(value) else used
+    found = replace(_UNDEFINED, value=value, n_clusters=used["cluster"].nunique())
+    return measurement(place, "token_overlap", found, used, reason=reason)
+
+
+def _layout(rows: pd.DataFrame, inside: pd.DataFrame) -> tuple[Layout, pd.DataFrame]:
+    """Where these tokens stand, and the completions that they are of."""
+    completion, names = pd.factorize(inside["rollout_id"])
+    used = rows.set_index("rollout_id").loc[list(names)].reset_index()
+    return Layout(completion=completion, prompt=pd.factorize(used["cluster"])[0]), used
 
 
 def _of_signal(
@@ -131,12 +174,12 @@ def _of_signal(
     """Of the completions that have credit by this signal."""
     weights = inside[f"w_{signal}"].to_numpy(float)
     inside, weights = inside[~np.isnan(weights)], weights[~np.isnan(weights)]
-    completion, names = pd.factorize(inside["rollout_id"])
-    used = rows.set_index("rollout_id").loc[list(names)].reset_index()
-    layout = Layout(completion=completion, prompt=pd.factorize(used["cluster"])[0])
-    why = why_undefined(place.view, rows)
+    layout, used = _layout(rows, inside)
+    why = why_undefined(place.view, place.of(signal, float(evidence.sharpening)))
     if len(used):
         why = f"every completion counts fewer than {MIN_TOKENS} tokens, or its credit is even"
+    if used["cluster"].nunique() == 1:
+        why = _ONE_PROMPT
     credit = _Credit(
         evidence=evidence,
         place=place,
@@ -147,7 +190,7 @@ def _of_signal(
         layout=layout,
         why=why,
     )
-    types, classes = credit.labels("token_id"), credit.labels("token_class")
+    types, classes = _labels(inside, "token_id"), _labels(inside, "token_class")
     places = positions(layout), list(POSITIONS)
     out = []
     for by, labels in (("type", types), ("class", classes), ("position", places)):
@@ -155,8 +198,7 @@ def _of_signal(
     out += _lifts(credit, "position", *places)
     if classes is not None:
         out += _lifts(credit, "class", *classes)
-    if types is not None:
-        out += _overlaps(credit, types[0])
+    out += _overlaps(credit, None if types is None else types[0], orders.of(layout))
     return out
 
 
@@ -172,18 +214,20 @@ def _explained(
             cluster_mean(explained(credit.weights[order], codes, credit.layout), clusters).value
             for order in orders
         ]
-    null = Estimate(value=math.nan, low=math.nan, high=math.nan, n_clusters=0)
-    if not np.isnan(values).all():
-        low, high = np.quantile(nulls, (0.025, 0.975))
-        prompts = credit.used["cluster"][~np.isnan(values)].nunique()
-        null = Estimate(
-            value=float(np.mean(nulls)), low=float(low), high=float(high), n_clusters=prompts
-        )
     reason = _NO_LABEL.get(by) if codes is None else None
     return [
         credit.figure(f"{by}_explained", values, reason=reason),
-        credit.estimate(f"{by}_explained_null", null, reason),
+        credit.estimate(f"{by}_explained_null", _null(nulls), ~np.isnan(values), reason),
     ]
+
+
+def _null(draws: list[float]) -> Estimate:
+    """Mean of the random orders, and the limits that 95% of them stay within."""
+    draws = [value for value in draws if not math.isnan(value)]
+    if not draws:
+        return _UNDEFINED
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return replace(_UNDEFINED, value=float(np.mean(draws)), low=float(low), high=float(high))
 
 
 def _lifts(credit: _Credit, by: str, codes: np.ndarray, names: list[str]) -> list[Measurement]:
@@ -202,25 +246,18 @@ def _lifts(credit: _Credit, by: str, codes: np.ndarray, names: list[str]) -> lis
     return out
 
 
-def _overlaps(credit: _Credit, codes: np.ndarray) -> list[Measurement]:
-    """What share of their credit two prompts give to the same types, and of even credit."""
-    layout = credit.layout
-    out = []
-    for name, weights in (
-        ("type_overlap", credit.weights),
-        ("type_overlap_null", 1.0 / layout.n_tokens[layout.completion]),
-    ):
-        held = shares(weights, codes, int(codes.max(initial=-1)) + 1, layout)
-        prompts = int(layout.prompt.max(initial=-1)) + 1
-        mean = np.zeros((prompts, held.shape[1]))
-        np.add.at(mean, layout.prompt, held)
-        mean /= np.bincount(layout.prompt, minlength=prompts)[:, None]
-        value = overlap(mean)
-        found = Estimate(
-            value=value,
-            low=math.nan,
-            high=math.nan,
-            n_clusters=0 if math.isnan(value) else prompts,
-        )
-        out.append(credit.estimate(name, found, "one prompt has none to share with"))
-    return out
+def _overlaps(
+    credit: _Credit, codes: np.ndarray | None, orders: list[np.ndarray]
+) -> list[Measurement]:
+    """What share of their credit two prompts give to the same types, and in random order."""
+    found, nulls, reason = _UNDEFINED, [], None
+    if codes is None:
+        reason = _NO_LABEL["type"]
+    else:
+        found = replace(found, value=overlap(credit.weights, codes, credit.layout))
+        nulls = [overlap(credit.weights[order], codes, credit.layout) for order in orders]
+    used = np.full(len(credit.used), not math.isnan(found.value))
+    return [
+        credit.estimate("type_overlap", found, used, reason),
+        credit.estimate("type_overlap_null", _null(nulls), used, reason),
+    ]

@@ -1,5 +1,6 @@
 """Credit that goes by kind or place: planted truth, plain loops, and what chance gives."""
 
+import itertools
 import math
 from collections import defaultdict
 
@@ -155,8 +156,92 @@ def test_an_order_moves_tokens_within_their_completion_alone():
     assert (order != np.arange(len(order))).mean() > 0.9
 
 
-def test_overlap_is_the_mean_over_pairs():
-    held = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])
-    assert overlap(held) == pytest.approx((0.5 + 0.0 + 0.5) / 3)
-    assert overlap(np.ones((4, 1))) == 1.0
-    assert math.isnan(overlap(held[:1]))
+def overlap_by_loops(weights: np.ndarray, labels: np.ndarray, layout: Layout) -> float:
+    """Every pair of prompts, label by label."""
+    held: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for weight, label, c in zip(weights, labels, layout.completion, strict=True):
+        held[int(layout.prompt[c])][int(label)].append(float(weight))
+    credit = {
+        prompt: {v: math.fsum(w) / int((layout.prompt == prompt).sum()) for v, w in of.items()}
+        for prompt, of in held.items()
+    }
+    pairs = [
+        math.fsum(min(share, other.get(v, 0.0)) for v, share in one.items())
+        for one, other in itertools.combinations(credit.values(), 2)
+    ]
+    return math.fsum(pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_overlap_is_the_mean_over_all_pairs_of_prompts(seed):
+    layout, rng, labels = drawn(seed, n=13, each=3)
+    weights = normalised(rng.exponential(size=len(labels)) ** 3, layout)
+    assert overlap(weights, labels, layout) == pytest.approx(
+        overlap_by_loops(weights, labels, layout), rel=1e-12
+    )
+
+
+def test_overlap_is_one_for_the_same_credit_none_for_other_types_and_undefined_alone():
+    layout = layout_of([4, 4, 4], [0, 1, 2])
+    weights = np.tile([0.1, 0.2, 0.3, 0.4], 3)
+    assert overlap(weights, np.tile(np.arange(4), 3), layout) == pytest.approx(1.0)
+    assert overlap(weights, np.arange(12), layout) == 0.0
+    assert math.isnan(overlap(weights, np.arange(12), layout_of([4, 4, 4], [0, 0, 0])))
+
+
+def test_even_credit_overlaps_more_than_structureless_credit_and_so_is_no_null_for_it():
+    layout, rng, labels = drawn(6)
+    even = 1 / layout.n_tokens[layout.completion]
+    sparse = normalised(rng.exponential(size=len(labels)) ** 4, layout)
+    in_random_order = [overlap(sparse[shuffled(layout, rng)], labels, layout) for _ in range(50)]
+    assert overlap(even, labels, layout) > max(in_random_order) + 0.1
+    low, high = np.quantile(in_random_order, [0.0, 1.0])
+    assert low - 0.02 < overlap(sparse, labels, layout) < high + 0.02
+
+
+def test_credit_of_one_kind_is_shared_by_prompts_far_beyond_random_order():
+    layout, rng, labels = drawn(7)
+    weights = normalised(np.where(labels < 2, 1.0, 1e-9), layout)
+    null = max(overlap(weights[shuffled(layout, rng)], labels, layout) for _ in range(50))
+    assert overlap(weights, labels, layout) > null + 0.2
+
+
+def test_names_of_labels_and_order_of_completions_move_nothing():
+    layout, rng, labels = drawn(8, n=12, each=3)
+    weights = normalised(rng.exponential(size=len(labels)), layout)
+    names = rng.permutation(40)[:12]
+    order = rng.permutation(12)
+    rows = np.concatenate([np.flatnonzero(layout.completion == c) for c in order])
+    moved = layout_of(list(layout.n_tokens[order]), list(rng.permutation(4)[layout.prompt[order]]))
+    np.testing.assert_allclose(
+        explained(weights[rows], names[labels[rows]], moved),
+        explained(weights, labels, layout)[order],
+        rtol=1e-12,
+    )
+    assert overlap(weights[rows], names[labels[rows]], moved) == pytest.approx(
+        overlap(weights, labels, layout), rel=1e-12
+    )
+
+
+def test_random_orders_of_credit_by_kind_are_explained_by_nothing():
+    layout, rng, labels = drawn(9)
+    weights = normalised(np.where(labels < 2, 1.0, 1e-9), layout)
+    null = [
+        float(np.nanmean(explained(weights[shuffled(layout, rng)], by, layout)))
+        for by in (labels, positions(layout))
+        for _ in range(50)
+    ]
+    assert max(np.abs(null)) < 0.1
+
+
+def test_one_template_for_all_prompts_cannot_be_told_from_context_and_even_credit_shows_it():
+    """Credit of context alone; but on every prompt the text is the same."""
+    layout = layout_of([12] * 10, list(range(10)))
+    labels = np.tile(np.arange(12), 10)
+    rng = np.random.default_rng(0)
+    weights = normalised(np.tile(rng.exponential(size=12) ** 3, 10), layout)
+    assert np.nanmin(explained(weights, labels, layout)) > 0.8
+    assert np.nanmin(explained(weights, positions(layout), layout)) > 0.8
+    assert overlap(np.full(120, 1 / 12), labels, layout) == pytest.approx(1.0)
+    other, _, drawn_labels = drawn(10)
+    assert overlap(1 / other.n_tokens[other.completion], drawn_labels, other) < 0.8

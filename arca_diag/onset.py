@@ -102,7 +102,7 @@ def _onset(
     settled = len(way)
     while settled and way[settled - 1].place == "above":
         settled -= 1
-    before = [point.step for point in way[:settled] if point.place == "below"]
+    before = [point.step for point in way if point.place == "below"]
     if settled == len(way):
         by, reason = None, _undecided(way[-1], cuts)
     elif settled == 0:

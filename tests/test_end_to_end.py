@@ -162,7 +162,8 @@ def test_the_document_validates_against_the_published_schema(finished: tuple[Pat
 def test_every_key_of_the_design_is_in_the_document(finished: tuple[Path, Done]) -> None:
     report = report_of(finished[0])
     top = """schema_version, tool, status, provenance, run, adapter, reference, rollouts,
-        replay_fidelity, measurements, verdicts, findings, thresholds, files"""
+        replay_fidelity, measurements, verdicts, onsets, what_if, findings, skipped, thresholds,
+        files"""
     assert list(report) == [key.strip() for key in top.split(",")]
     assert report["provenance"]["reused_passes"] == 0
     assert set(report["reference"]) == {"kind", "reason"}

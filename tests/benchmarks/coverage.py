@@ -29,7 +29,7 @@ from arca_diag.thresholds import DEFAULT
 
 SIZES = (8, 16, 32)
 EACH = 8
-REPLICATIONS = 4000
+REPLICATIONS = 10_000
 #: The chance of a call that a verdict may have where the truth is on the cut (nominal: .025).
 BAR = 0.04
 #: Two-sided coverage outside of these is named in the table.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from arca_diag.causes import Held, Judged
-from arca_diag.results import Finding, Measurement, Verdict
+from arca_diag.results import Finding, Measurement, Verdict, WhatIf
 from arca_diag.verdict import INCONCLUSIVE, NO_SIGNAL
 
 Level = Literal["error", "warn", "note"]
@@ -104,6 +104,45 @@ def credit_findings(
             None if ratio is None else ratio.value,
             declared=verdict.signal == credit,
             overruled=overruled.get(verdict.checkpoint, "adapter-inert" if inert else None),
+        )
+    return out
+
+
+def quantile_of(credit: str) -> float | None:
+    """Q of `top_entropy:Q`; None for any other credit."""
+    name, _, quantile = credit.partition(":")
+    return float(quantile) if name == "top_entropy" else None
+
+
+def top_entropy_findings(ways: Iterable[WhatIf], credit: str) -> list[Finding]:
+    """What a run that trains on its most uncertain tokens alone leaves without credit.
+
+    Its concentration is what was asked for and no fault. Completions none of whose tokens is
+    trained are: a warning where surely more than half are so.
+    """
+    quantile = quantile_of(credit)
+    found = [w for w in ways if quantile is not None and w.credit == f"top_entropy {quantile:g}"]
+    out = []
+    for way in found[:1]:  # on-policy, where there is one
+        share = way.uncredited.value or 0.0
+        low = way.uncredited.low or 0.0
+        out.append(
+            Finding(
+                id="credit-sparse",
+                level="warn" if low > 0.5 else "note",
+                checkpoint=way.checkpoint,
+                signal="entropy",
+                message=f"the run's credit, {credit}, leaves {share:.0%} of completions without "
+                f"any trained token; the others are {way.regime}, as was asked for",
+                evidence={
+                    "uncredited": way.uncredited.model_dump(),
+                    "view": way.view,
+                    "regime": way.regime,
+                    "n_clusters": way.n_clusters,
+                },
+                action="raise top_entropy_quantile (TRL), or leave it at 1.0",
+                source="Wang et al., arXiv 2506.01939: only high-entropy tokens are trained",
+            )
         )
     return out
 

@@ -4,15 +4,19 @@ Needs no model, so that a saved result is judged again by other cuts, credit or 
 the same code that judged it first.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from arca_diag import causes, faults, findings, verdict
+import pandas as pd
+
+from arca_diag import causes, faults, findings, tables, verdict
+from arca_diag.config import ScanConfig
 from arca_diag.measurements import measure
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.onset import find_onsets
 from arca_diag.results import Fidelity, Finding, Measurement, Onset, Skipped, Verdict, WhatIf
-from arca_diag.thresholds import Cuts
 from arca_diag.whatif import what_if
 
 
@@ -21,14 +25,14 @@ class Judgement:
     """What the tables say.
 
     Attributes:
+        frames: The tables, with weights and trajectories.
         measurements: Every figure.
-        verdicts: Regimes with their causes.
-        skipped: What could not be asked.
-        judged: Causes with their evidence.
+        judged: Regimes and causes with their evidence, and what could not be asked.
         onsets: When credit went to one side.
         what_if: Credit given in other ways.
     """
 
+    frames: tables.Tables
     measurements: list[Measurement]
     judged: causes.Judged
     onsets: list[Onset]
@@ -44,18 +48,63 @@ class Judgement:
         """What could not be asked, and what it needs."""
         return self.judged.skipped
 
+    def parts(self) -> dict[str, Any]:
+        """Those parts of a report that hold what was judged, findings aside."""
+        return {
+            "measurements": self.measurements,
+            "verdicts": self.verdicts,
+            "onsets": self.onsets,
+            "what_if": self.what_if,
+        }
 
-def judge(evidence: Evidence, cuts: Cuts) -> Judgement:
-    """Measure, name regimes, and ask what made them so."""
+
+def judge(
+    frames: tables.Tables,
+    members: pd.DataFrame,
+    steps: Mapping[str, int | None],
+    config: ScanConfig,
+    credit: str = "uniform",
+) -> Judgement:
+    """Weigh, measure, name regimes, and ask what made them so.
+
+    Args:
+        frames: The tables; weights and trajectories in them are made anew.
+        members: As from `tables.memberships` or `tables.saved_memberships`.
+        steps: Name -> step of every measured checkpoint.
+        config: The judging options are its.
+        credit: What the run trained with.
+    """
+    cuts = config.cuts
+    tokens, trajectories = tables.judge(
+        frames.tokens,
+        members,
+        frames.rollouts,
+        epsilon=config.epsilon,
+        sharpening=config.sharpening,
+        seed=config.seed,
+        cuts=cuts,
+    )
+    frames = dataclasses.replace(frames, tokens=tokens, trajectories=trajectories)
+    evidence = Evidence(
+        tokens=tokens,
+        trajectories=trajectories,
+        rollouts=frames.rollouts,
+        noise=frames.noise,
+        gradients=frames.gradients,
+        steps=steps,
+        sharpening=config.sharpening,
+        epsilon=config.epsilon,
+        seed=config.seed,
+        cuts=cuts,
+    )
     measurements = measure(evidence)
-    regimes = verdict.judge_regimes(evidence.trajectories, evidence.rollouts, cuts)
+    regimes = verdict.judge_regimes(trajectories, frames.rollouts, cuts)
     return Judgement(
+        frames=frames,
         measurements=measurements,
         judged=causes.judge_causes(regimes, measurements, cuts),
-        onsets=find_onsets(
-            evidence.trajectories, evidence.rollouts, evidence.steps, evidence.sharpening, cuts
-        ),
-        what_if=what_if(evidence),
+        onsets=find_onsets(trajectories, frames.rollouts, steps, config.sharpening, cuts),
+        what_if=what_if(evidence, quantile=faults.quantile_of(credit)),
     )
 
 
@@ -90,6 +139,7 @@ def all_findings(
     return findings.together(
         kept,
         faults.rounding_findings(judgement.judged),
+        faults.top_entropy_findings(judgement.what_if, credit),
         faults.credit_findings(judgement.judged, judgement.measurements, credit, sharpening, void),
     )
 

@@ -11,43 +11,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-
 from arca_diag import __version__, describe, fidelity, findings, judging, store, tables
 from arca_diag.config import ScanConfig
 from arca_diag.errors import ResultError
 from arca_diag.inputs.arguments import longest_of
-from arca_diag.inputs.gather import check_room, gather, load_rollouts, token_pieces
+from arca_diag.inputs.gather import check_room, gather, load_rollouts
 from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.rollouts.census import sampled_here
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import prompt_ids
 from arca_diag.inputs.runs import Run, find_run
 from arca_diag.inputs.selection import Selection, default_window, group_entries, select
-from arca_diag.inputs.updates import Updates, layer_updates
-from arca_diag.layers import LAYERS, layer_table
+from arca_diag.inputs.updates import layer_updates
 from arca_diag.lint import lint
 from arca_diag.logs import log_findings, no_spread_in_rollouts
-from arca_diag.measurements.evidence import Evidence
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
 from arca_diag.replay.adapted import AdaptedModel, load_adapted
 from arca_diag.replay.batches import Work, plan
-from arca_diag.replay.forward import replay
 from arca_diag.replay.generate import sample_completions
-from arca_diag.replay.gradients import check_memory, measure_gradients
-from arca_diag.replay.layers import UnknownLayers, find_decoder, layer_residuals
-from arca_diag.replay.noise import (
-    higher_precision,
-    names_of,
-    noise_work,
-    replay_higher,
-    replay_recomposed,
-)
-from arca_diag.replay.scores import OTHER_BATCH
+from arca_diag.replay.gradients import check_memory
 from arca_diag.replay.subsample import subsample
+from arca_diag.replaying import replay_run, with_noise
 from arca_diag.report.charts import render_charts
-from arca_diag.results import SCHEMA_VERSION, Report, Skipped
+from arca_diag.results import SCHEMA_VERSION, Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,69 +90,26 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     if config.gradients:
         check_memory(model, closely)
     store.prepare(folder, identity, keep=before is not None)
-    batch_tokens = config.batch_tokens or device.BATCH_TOKENS[where]
-    batches = plan(_work(inputs, selection), batch_tokens)
-    progress.stage("replaying")
-    again = noise_work(selection, steps)
-    scored = list(
-        replay(
-            model,
-            batches,
-            temperature=inputs.temperature,
-            progress=progress,
-            keep=names_of(again),
-        )
-    )
-    rollouts = tables.rollout_table(r for g in selection.groups() for r in g.rollouts)
-    tokens = tables.token_table(scored, steps, *token_pieces(inputs))
-
-    gradients = tables.gradient_table([])
-    if config.gradients:
-        gradients = tables.gradient_table(
-            measure_gradients(model, closely, temperature=inputs.temperature, progress=progress)
-        )
+    batches = plan(_work(inputs, selection), config.batch_tokens or device.BATCH_TOKENS[where])
     updates = {a.checkpoint.name: layer_updates(a) for a in inputs.adapters}
-    layers, skipped = _look_into_layers(model, selection, updates, steps, progress)
-
-    progress.stage("measuring noise")
-    replicas = {
-        OTHER_BATCH: replay_recomposed(
-            model, batches, again, temperature=inputs.temperature, progress=progress
-        )
-    }
-    if higher := higher_precision(dtype, model):
-        del model  # the base comes again, in twice the size
-        replicas[higher] = replay_higher(
-            inputs, again, higher, where, batch_tokens=batch_tokens, progress=progress
-        )
-    noise = tables.noise_table(replicas, steps, scored)
+    found_in_model = replay_run(
+        model,
+        inputs,
+        selection,
+        batches,
+        dtype=dtype,
+        updates=updates,
+        closely=closely if config.gradients else {},
+        progress=progress,
+    )
+    del model  # for the noise the base comes again, in a higher precision
+    raw = with_noise(found_in_model, inputs, where, progress)
 
     progress.stage("measuring")
-    members = tables.memberships(selection, steps)
-    tokens, trajectories = tables.judge(
-        tokens,
-        members,
-        rollouts,
-        epsilon=config.epsilon,
-        sharpening=config.sharpening,
-        seed=config.seed,
-        cuts=config.cuts,
-    )
-    evidence = Evidence(
-        tokens=tokens,
-        trajectories=trajectories,
-        rollouts=rollouts,
-        noise=noise,
-        gradients=gradients,
-        steps=steps,
-        sharpening=config.sharpening,
-        epsilon=config.epsilon,
-        seed=config.seed,
-        cuts=config.cuts,
-    )
-    judgement = judging.judge(evidence, config.cuts)
+    credit = str(describe.judging(config, inputs.run)["credit"])
+    judgement = judging.judge(raw, tables.memberships(selection, steps), steps, config, credit)
     faithful = fidelity.judge_fidelity(
-        tokens,
+        judgement.frames.tokens,
         (r for g in selection.groups() for r in g.rollouts),
         inputs.census.entries,
         steps,
@@ -185,10 +129,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         reference=describe.describe_reference(inputs.reference),
         rollouts=describe.describe_rollouts(inputs, selection),
         replay_fidelity=faithful,
-        measurements=judgement.measurements,
-        verdicts=judgement.verdicts,
-        onsets=judgement.onsets,
-        what_if=judgement.what_if,
+        **judgement.parts(),
         findings=judging.all_findings(
             judgement,
             [
@@ -200,21 +141,14 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
                 *fidelity.mismatch_findings(faithful, config.cuts),
             ],
             faithful,
-            credit=str(describe.judging(config, inputs.run)["credit"]),
+            credit=credit,
             sharpening=config.sharpening,
         ),
-        skipped=[*skipped, *judgement.skipped],
+        skipped=[*found_in_model.skipped, *judgement.skipped],
         thresholds=list(config.cuts),
         files={},
     )
-    frames = tables.Tables(
-        tokens=tokens,
-        trajectories=trajectories,
-        rollouts=rollouts,
-        noise=noise,
-        gradients=gradients,
-        layers=layers,
-    )
+    frames = judgement.frames
     if config.redact_text:
         report, frames = tables.redact(report, frames, inputs.salt)
     return _write(config, report, frames, folder, identity, did="measured")
@@ -227,52 +161,17 @@ def _judge_saved(
     asked = describe.judging(config, run)
     if asked.items() <= before.provenance.options.items():
         return Diagnosis(report=before, folder=folder, did="nothing new")
-    tokens, members, rollouts = (
-        store.read_table(folder, before, "tokens.parquet"),
-        tables.saved_memberships(store.read_table(folder, before, "trajectories.parquet")),
-        store.read_table(folder, before, "rollouts.parquet"),
-    )
-    noise = tables.noise_table({}, {})
-    if "noise.parquet" in before.files:  # results were once made without it
-        noise = store.read_table(folder, before, "noise.parquet")
-    gradients, layers = tables.gradient_table([]), pd.DataFrame(columns=LAYERS.names)
-    if "gradients.parquet" in before.files:
-        gradients = store.read_table(folder, before, "gradients.parquet")
-    if "layers.parquet" in before.files:
-        layers = store.read_table(folder, before, "layers.parquet")
-    tokens, trajectories = tables.judge(
-        tokens,
-        members,
-        rollouts,
-        epsilon=config.epsilon,
-        sharpening=config.sharpening,
-        seed=config.seed,
-        cuts=config.cuts,
-    )
+    saved = store.read_tables(folder, before)
     steps = {c.name: c.step for c in before.run.checkpoints if c.measured}
-    evidence = Evidence(
-        tokens=tokens,
-        trajectories=trajectories,
-        rollouts=rollouts,
-        noise=noise,
-        gradients=gradients,
-        steps=steps,
-        sharpening=config.sharpening,
-        epsilon=config.epsilon,
-        seed=config.seed,
-        cuts=config.cuts,
-    )
-    judgement = judging.judge(evidence, config.cuts)
+    members = tables.saved_memberships(saved.trajectories)
+    judgement = judging.judge(saved, members, steps, config, str(asked["credit"]))
     provenance = before.provenance.model_copy(
         update={"options": before.provenance.options | asked, "seed": config.seed}
     )
     report = before.model_copy(
         update={
             "provenance": provenance,
-            "measurements": judgement.measurements,
-            "verdicts": judgement.verdicts,
-            "onsets": judgement.onsets,
-            "what_if": judgement.what_if,
+            **judgement.parts(),
             "findings": judging.all_findings(
                 judgement,
                 before.findings,
@@ -284,35 +183,7 @@ def _judge_saved(
             "thresholds": list(config.cuts),
         }
     )
-    frames = tables.Tables(
-        tokens=tokens,
-        trajectories=trajectories,
-        rollouts=rollouts,
-        noise=noise,
-        gradients=gradients,
-        layers=layers,
-    )
-    return _write(config, report, frames, folder, identity, did="judged again")
-
-
-def _look_into_layers(
-    model: AdaptedModel,
-    selection: Selection,
-    updates: Updates,
-    steps: dict[str, int | None],
-    progress: Progress,
-) -> tuple[pd.DataFrame, list[Skipped]]:
-    """The table of layers; empty, with the reason, where this model's cannot be told."""
-    chosen = {name: subsample(selection, name) for name in steps}
-    try:
-        decoder = find_decoder(model.base)
-        found = list(layer_residuals(model, chosen, progress))
-    except UnknownLayers as error:
-        reason = f"no layers.parquet: {error}"
-        skipped = Skipped(id="layers", checkpoint=None, view=None, signal=None, reason=reason)
-        return pd.DataFrame(columns=LAYERS.names), [skipped]
-    table = layer_table(found, updates, steps, decoder=decoder.name, embedding=decoder.embedding)
-    return table, []
+    return _write(config, report, judgement.frames, folder, identity, did="judged again")
 
 
 def _sample(

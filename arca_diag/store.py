@@ -4,6 +4,7 @@ A marker file lists what lies in the folder and what it was made from. Only list
 ever replaced or deleted. `report.json` comes last: without it a result is not finished.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from arca_diag.errors import ResultError
 from arca_diag.results import Report
+from arca_diag.tables import Tables
 
 MARKER = ".arca-diag.json"
 REPORT = "report.json"
@@ -159,6 +161,16 @@ def read_table(folder: Path, report: Report, name: str) -> pd.DataFrame:
             hint="scan again with --force",
         )
     return pd.read_parquet(io.BytesIO(data))
+
+
+def read_tables(folder: Path, report: Report) -> Tables:
+    """Every table of a finished result; those that were not always made may be empty."""
+    found = {
+        name: read_table(folder, report, f"{name}.parquet")
+        for name in (field.name for field in dataclasses.fields(Tables))
+        if name in ("tokens", "trajectories", "rollouts") or f"{name}.parquet" in report.files
+    }
+    return Tables(**found)
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -62,7 +62,7 @@ class _Way:
     sharpening: float = 1.0
 
 
-def what_if(evidence: Evidence) -> list[WhatIf]:
+def what_if(evidence: Evidence, quantile: float | None = None) -> list[WhatIf]:
     """Credit given in other ways, at the last measured checkpoint in each view.
 
     Of each signal: `SIGNAL s=1` and `s=2` (the configured epsilon); `SIGNAL eps=E` (s = 1) with E
@@ -78,6 +78,7 @@ def what_if(evidence: Evidence) -> list[WhatIf]:
 
     Args:
         evidence: The tables of a result.
+        quantile: One more for `top_entropy`: the run's own.
     """
     if not evidence.steps:
         return []
@@ -89,7 +90,7 @@ def what_if(evidence: Evidence) -> list[WhatIf]:
             completions = _completions(evidence, place)
             out += [
                 _credited(way, completions, place, evidence.cuts)
-                for way in _ways(completions, evidence.epsilon)
+                for way in _ways(completions, evidence.epsilon, quantile)
             ]
     return out
 
@@ -107,7 +108,7 @@ def _completions(evidence: Evidence, place: Place) -> _Completions:
     )
 
 
-def _ways(completions: _Completions, epsilon: float) -> Iterator[_Way]:
+def _ways(completions: _Completions, epsilon: float, quantile: float | None) -> Iterator[_Way]:
     """Every way that is tried, in the order of the report; none without a token."""
     if not len(completions.lengths):
         return
@@ -121,9 +122,9 @@ def _ways(completions: _Completions, epsilon: float) -> Iterator[_Way]:
             said = f"{name} eps={floor:.3g} ({part:.0%} of its mean)"
             yield _Way(name=said, scores=scores, epsilon=floor)
         yield _Way(name=f"{name} top 20%", scores=_top(scores, completions.lengths), epsilon=0.0)
-    for quantile in QUANTILES:
-        kept = _most_uncertain(completions.signals["entropy"], quantile)
-        yield _Way(name=f"top_entropy {quantile:g}", scores=kept, epsilon=0.0)
+    for share in sorted({*QUANTILES, *([] if quantile is None else [quantile])}):
+        kept = _most_uncertain(completions.signals["entropy"], share)
+        yield _Way(name=f"top_entropy {share:g}", scores=kept, epsilon=0.0)
 
 
 def _top(

@@ -8,6 +8,7 @@ credit are then shares of tokens on average, so a lift of 1 is exactly what chan
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,7 +35,7 @@ class Layout:
     completion: Int[np.ndarray, " token"]
     prompt: Int[np.ndarray, " completion"]
 
-    @property
+    @cached_property
     def n_tokens(self) -> Int[np.ndarray, " completion"]:
         """T of each completion."""
         return np.bincount(self.completion, minlength=len(self.prompt))

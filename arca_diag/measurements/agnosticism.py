@@ -209,9 +209,9 @@ def _explained(
     values, nulls = np.full(len(credit.used), np.nan), []
     if codes is not None and len(credit.used):
         values = explained(credit.weights, codes, credit.layout)
-        clusters = credit.used["cluster"].to_numpy(object)
+        layout = credit.layout
         nulls = [
-            cluster_mean(explained(credit.weights[order], codes, credit.layout), clusters).value
+            cluster_mean(explained(credit.weights[order], codes, layout), layout.prompt).value
             for order in orders
         ]
     reason = _NO_LABEL.get(by) if codes is None else None

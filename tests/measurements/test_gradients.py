@@ -307,7 +307,7 @@ def test_where_the_layers_cannot_be_told_the_report_says_why_and_has_no_table_of
         raise UnknownLayers("two lists that fit")
 
     monkeypatch.setattr("arca_diag.replay.layers.find_decoder", none)
-    monkeypatch.setattr("arca_diag.pipeline.find_decoder", none)
+    monkeypatch.setattr("arca_diag.replaying.find_decoder", none)
     found = scan(tiny_run, tmp_path / "out", gradients=0)
     assert "layers.parquet" not in found.report.files
     assert not (found.folder / "layers.parquet").exists()

@@ -22,6 +22,8 @@ DEGENERATE = {
     NO_SIGNAL: "credit-absent",
 }
 _STRONG = ("sparse", "uniform", NO_SIGNAL)
+#: What is wrong with a credit whatever its regime; the other causes explain a degenerate one.
+_ALONE = ("numeric-noise", "credit-floor", "credit-inherited", "credit-task-agnostic")
 
 _SOURCE = "ARCA, arXiv 2606.00257v1, on signals that degenerate; the cuts are this tool's own"
 _LESS_CONCENTRATED = (
@@ -223,7 +225,8 @@ def _level(verdict: Verdict, held: list[Held], declared: bool) -> Level:
         return "note"
     if verdict.regime in _STRONG:
         return "error" if held else "warn"
-    return "warn" if held else "note"
+    wrong = held if verdict.regime in DEGENERATE else [h for h in held if h.id in _ALONE]
+    return "warn" if wrong else "note"
 
 
 def _because(verdict: Verdict, held: Held) -> str:

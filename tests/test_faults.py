@@ -47,6 +47,10 @@ def findings(
         ("leaning-sparse", {}, "note"),
         ("middle", {"credit_inherited": INHERITED}, "warn"),
         ("mixed", {"credit_floor": FLOOR}, "warn"),
+        ("inconclusive", {"numeric_noise": {"noise_share_float64": 0.3}}, "warn"),
+        ("middle", {"credit_structural": {"structural_excess": 0.01}}, "note"),
+        ("leaning-sparse", {"credit_structural": {"structural_excess": 0.01}}, "warn"),
+        ("inconclusive", {"completions_short": {"short_share": 0.9}}, "note"),
     ],
 )
 def test_only_the_declared_credit_can_be_a_fault(regime, causes, level):

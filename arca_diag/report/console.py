@@ -51,7 +51,9 @@ def render_console(report: Report, folder: Path, reproduce: str) -> RenderableTy
     if not report.findings:
         parts += [Text("no fault found"), Text("")]
     parts += [Text(f"Files    {folder}/", no_wrap=True, overflow="ignore")]
-    parts += [Text("         report.json  tokens.parquet  trajectories.parquet  rollouts.parquet")]
+    parts += [
+        Text("         report.json, and tokens, trajectories, rollouts, noise, layers (.parquet)")
+    ]
     parts += [Text("         plots/concentration  plots/lorenz  plots/residual  (.png, .svg)")]
     parts += [Text(f"Next     {reproduce}", no_wrap=True, overflow="ignore")]
     return Group(*parts)
@@ -190,8 +192,38 @@ def _verdicts(report: Report, view: View) -> list[RenderableType]:
     for verdict in found:
         if verdict.settled_by is not None:
             unsettled.setdefault(verdict.regime, []).append(verdict.settled_by)
-    told = [Text(safe(f"  {regime}: {_settling(why)}")) for regime, why in unsettled.items()]
-    return [Text(""), table, *told]
+    told = [f"  {regime}: {_settling(why)}" for regime, why in unsettled.items()]
+    told += _elsewhere(report, view, found[0].checkpoint)
+    if view == "fixed-set":
+        told += _onsets(report)
+    return [Text(""), table, *(Text(safe(line)) for line in told)]
+
+
+def _elsewhere(report: Report, view: View, last: int | str) -> list[str]:
+    """The causes at the other checkpoints, a line each."""
+    sharpening = report.provenance.options["sharpening"]
+    causes: dict[int | str, dict[str, list[str]]] = {}
+    for v in report.verdicts:
+        if (v.view, v.sharpening) == (view, sharpening) and v.checkpoint != last:
+            for cause in v.causes:
+                causes.setdefault(v.checkpoint, {}).setdefault(cause, []).append(v.signal)
+    return [
+        f"  at {at(checkpoint)}: "
+        + "; ".join(f"{cause} ({', '.join(signals)})" for cause, signals in found.items())
+        for checkpoint, found in causes.items()
+    ]
+
+
+def _onsets(report: Report) -> list[str]:
+    """When credit went to one side and stayed there."""
+    told: dict[str, list[str]] = {}
+    for onset in report.onsets:
+        if onset.by is None:
+            continue
+        when = f"from {at(onset.by)} on"
+        when += " or before" if onset.after is None else f", not yet at {at(onset.after)}"
+        told.setdefault(f"{onset.side} {when}", []).append(onset.signal)
+    return [f"  {when}: {', '.join(signals)}" for when, signals in told.items()]
 
 
 def _settling(unsettled: Sequence[SettledBy]) -> str:

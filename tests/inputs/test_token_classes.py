@@ -71,6 +71,19 @@ def test_a_byte_level_piece_is_what_its_bytes_spell(text, wanted):
     assert token_class(piece, byte_level=True) == wanted
 
 
+def test_every_byte_is_written_as_the_library_writes_it():
+    """Two bytes a letter: U+0080 to U+07FF hold every continuation byte."""
+    writer = ByteLevel(add_prefix_space=False, use_regex=False)
+    for code in (*range(0x80), *range(0xA0, 0x800)):
+        ((piece, _),) = writer.pre_tokenize_str(chr(code))
+        assert token_class(piece, byte_level=True) == token_class(chr(code)), hex(code)
+
+
+def test_what_is_added_is_written_as_it_reads_in_a_byte_level_vocabulary_too():
+    dash = "\u00e2\u0122\u0136"
+    assert token_classes([dash, dash, "\u0120a"], set(), added={1})[:2] == ["punctuation", "word"]
+
+
 def test_a_part_of_a_character_has_no_class():
     writer = ByteLevel(add_prefix_space=False, use_regex=False)
     ((dash, _),) = writer.pre_tokenize_str("\u2014")

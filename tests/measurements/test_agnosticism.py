@@ -230,6 +230,15 @@ def test_a_view_has_its_own_completions():
     assert found["surprisal", "type_explained", None].n_clusters == PROMPTS - 1
 
 
+def test_a_null_counts_the_completions_that_its_figure_counts():
+    found = found_in(evidence(lengths=(3, 8)))
+    for name in EXPLAINED:
+        figure, null = (found["surprisal", which, None] for which in (name, f"{name}_null"))
+        assert 0 < figure.n_completions < PROMPTS * EACH
+        assert null.n_completions == figure.n_completions
+        assert null.n_tokens == figure.n_tokens
+
+
 def test_short_answers_and_a_single_prompt_are_null_with_the_reason():
     short = found_in(evidence(lengths=(2, 5)))
     assert "fewer than 5 tokens" in short["surprisal", "type_explained", None].reason

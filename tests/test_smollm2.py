@@ -17,6 +17,7 @@ from arca_diag.results import ExitCode, Measurement, Report
 from tests.conftest import ROOT
 from tests.replay.test_forward import one, plain, rollout
 from tests.test_end_to_end import command
+from tests.test_judging import SEEDS, judged, words
 from tests.test_tables import SEVEN
 
 RUN = ROOT / "sample_runs" / "smollm2-addition"
@@ -31,11 +32,19 @@ def the_base_is_there() -> None:
     assert (BASE / "model.safetensors").is_file(), "run `make test-slow`, which makes the base"
 
 
-def test_the_whole_run_is_scanned_with_every_default(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of one scan with every default: ten minutes, once."""
+    assert (BASE / "model.safetensors").is_file(), "run `make test-slow`, which makes the base"
+    out = tmp_path_factory.mktemp("smollm2") / "out"
     threads = {"OMP_NUM_THREADS": str(os.cpu_count() or 1)}
     done = command("scan", RUN, "--out", out, environment=threads, timeout=2100)
     assert done.code == ExitCode.DONE, done.stderr
+    return out
+
+
+def test_the_whole_run_is_scanned_with_every_default(scanned: Path) -> None:
+    out = scanned
     report = Report.from_json((out / "report.json").read_bytes())
     assert report.rollouts.ids_exact is True
     assert [c.step for c in report.run.checkpoints] == list(STEPS)
@@ -71,6 +80,30 @@ def test_the_whole_run_is_scanned_with_every_default(tmp_path: Path) -> None:
     own = tokens[(tokens["checkpoint_step"] == 60) & (tokens["rollout_step"] == 60)]
     assert own["rollout_id"].nunique() == 32  # the whole batch, or the means differ
     assert own["entropy"].mean() == pytest.approx(logged, rel=0.05)
+
+
+def test_the_verdicts_are_those_that_a_reader_of_the_paper_would_expect(scanned: Path) -> None:
+    """Early surprisal is the base's, late surprisal the run's; the residual ends near even."""
+    report = Report.from_json((scanned / "report.json").read_bytes())
+    found = {(v.checkpoint, v.view, v.signal): v for v in report.verdicts if v.sharpening == 1}
+    assert "credit-inherited" in found[2, "on-policy", "surprisal"].causes
+    late = found[60, "on-policy", "surprisal"]
+    assert late.regime in ("sparse", "leaning-sparse")
+    assert "credit-inherited" not in late.causes
+    assert found[60, "on-policy", "entropy_reduction"].causes == ["credit-structural"]
+    assert found[60, "on-policy", "residual"].regime == "uniform"
+    assert not any("numeric-noise" in v.causes for v in found.values())
+    assert {f.level for f in report.findings} == {"note"}  # a healthy stock run
+
+
+def test_twenty_other_seeds_flip_no_settled_verdict(scanned: Path) -> None:
+    report = Report.from_json((scanned / "report.json").read_bytes())
+    first = words(judged(report, scanned))
+    settled = {key for key, (regime, _) in first.items() if regime != "inconclusive"}
+    assert len(settled) > 40
+    for seed in SEEDS:
+        said = words(judged(report, scanned, seed=seed))
+        assert {key: said[key] for key in settled} == {key: first[key] for key in settled}, seed
 
 
 def test_eight_completions_agree_with_a_plain_float32_forward() -> None:

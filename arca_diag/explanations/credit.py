@@ -38,7 +38,7 @@ CREDIT = (
         "steps. Completions that occur often count as often; the number of distinct ones is "
         "printed. The published experiments squared their scores without saying so: see "
         "sharpening-only. Entropy reduction is sparse by construction: see credit-structural. So "
-        "is credit on the top fifth of tokens in `what_if`: its G^ is about .8 whatever the signal.",
+        "is credit on the top fifth of tokens in `what_if`: a G^ of about .8 whatever the signal.",
         actions=(
             "If it is the run's credit, weight evenly: TRL top_entropy_quantile=1.0; verl and "
             "prime-rl: the stock loss.",

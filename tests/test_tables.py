@@ -369,6 +369,15 @@ def test_names_ids_and_positions_stand_beside_the_right_numbers() -> None:
         assert set(rows["group_id"]) == {found.rollout.group_id}
 
 
+def test_a_tokens_class_is_that_of_its_id() -> None:
+    here = world()
+    classes = [f"class {i}" for i in range(len(PIECES))]
+    frame = token_table(here.replayed, STEPS, PIECES, classes)
+    assert frame["token_class"].nunique() > 1
+    assert frame["token_class"].tolist() == [f"class {i}" for i in frame["token_id"]]
+    assert here.tokens()["token_class"].isna().all()
+
+
 def test_every_signal_agrees_with_the_reference() -> None:
     here = world()
     for checkpoint, identity, rows in per_completion(here.tokens()):

@@ -7,11 +7,14 @@ credit are then shares of tokens on average, so a lift of 1 is exactly what chan
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from arca_diag.diagnostics.uncertainty import Estimate, cluster_mean
 
 #: Counted tokens below which a completion explains nothing.
 MIN_TOKENS = 5
@@ -86,28 +89,95 @@ def explained(
         A number <= 1, dimensionless; NaN below `MIN_TOKENS` tokens, where the credit is within
         .01 of even in total variation, and with fewer than two prompts.
     """
+    return _explains(weights, labels, layout)(None)
+
+
+def explained_mean(
+    weights: Float[np.ndarray, " token"],
+    labels: Int[np.ndarray, " token"],
+    layout: Layout,
+) -> Estimate:
+    r"""Mean over prompts of `explained`, with its 95% interval over prompts.
+
+    All prompts are predicted from nearly one table, so its error is common to their values and
+    does not show in how these differ: Student's interval on them passes a cut at the truth in up
+    to .12 of runs, at 32 prompts too. The jackknife leaves a prompt out of table and mean alike.
+    With the n pseudo-values n m - (n - 1) m_{-k} and their standard deviation s,
+
+        m +- t_{n-1, .975} s / \sqrt{n}.
+
+    Simulated at 8, 16 and 32 prompts of 8 completions, with the truth (the share that the table of
+    a whole population explains) at .5: the lower limit is above it in 0 to .04 of runs, but in up
+    to .08 at 8 prompts and .05 at 32 where prompts differ so much that some go by the label alone.
+    The value is .03, .01 and .005 low there, for the ones in the table: where prompts are alike
+    the interval misses the truth for that, and calls too little.
+
+    Args:
+        weights: Credit.
+        labels: From 0.
+        layout: Of the tokens.
+
+    Returns:
+        Its clusters are the prompts that `explained` is defined in. No limits below three prompts
+        in the table, or two that it is defined in.
+
+    Source:
+        Tukey (1958), Annals of Mathematical Statistics 29:614, on the jackknife.
+    """
+    without = _explains(weights, labels, layout)
+    values = without(None)
+    whole = cluster_mean(values, layout.prompt)
+    prompts = np.unique(layout.prompt[~np.isnan(values)])
+    left = [
+        cluster_mean(np.where(layout.prompt == k, np.nan, without(k)), layout.prompt).value
+        for k in prompts.tolist()
+    ]
+    n = len(prompts)
+    spread = cluster_mean(n * whole.value - (n - 1) * np.array(left, dtype=float), prompts)
+    half = (spread.high - spread.low) / 2 if spread.n_clusters == n else math.nan
+    return replace(whole, low=whole.value - half, high=whole.value + half)
+
+
+def _explains(
+    weights: Float[np.ndarray, " token"],
+    labels: Int[np.ndarray, " token"],
+    layout: Layout,
+) -> Callable[[int | None], np.ndarray]:
+    """`explained` as a function of the prompt that is left out of the table, if any.
+
+    What it gives for completions of the prompt that is left out is of no use.
+    """
     n = layout.n_tokens
     length = n[layout.completion]
     prompt = layout.prompt[layout.completion]
     n_prompts, n_labels = int(layout.prompt.max(initial=-1)) + 1, int(labels.max(initial=-1)) + 1
-    if n_prompts < 2:
-        return np.full(len(n), np.nan)
-    cell = prompt * n_labels + labels
-    size = n_prompts * n_labels
+    cell, size = prompt * n_labels + labels, n_prompts * n_labels
     seen = np.bincount(cell, minlength=size)
     total = np.bincount(cell, weights=length * weights, minlength=size)
     mean = np.divide(total, seen, out=np.zeros(size), where=seen > 0).reshape(n_prompts, n_labels)
-    has = (seen > 0).reshape(n_prompts, n_labels)
-    table = (1 + mean.sum(axis=0) - mean) / (1 + has.sum(axis=0) - has)
-    lift = table.ravel()[cell]
-    predicted = lift / np.bincount(layout.completion, weights=lift)[layout.completion]
+    has = (seen > 0).reshape(n_prompts, n_labels).astype(float)
+    above, below = ((1 + of.sum(axis=0) - of).ravel()[cell] for of in (mean, has))
 
     def variation(other: np.ndarray) -> np.ndarray:
-        return np.bincount(layout.completion, weights=np.abs(weights - other)) / 2
+        apart = np.abs(weights - other)
+        return np.bincount(layout.completion, weights=apart, minlength=len(n)) / 2
 
-    apart = variation(1.0 / length)
-    defined = (n >= MIN_TOKENS) & (apart >= _EVEN)
-    return np.where(defined, 1 - variation(predicted) / np.where(defined, apart, 1.0), np.nan)
+    even = variation(1.0 / length)
+    defined = (n >= MIN_TOKENS) & (even >= _EVEN)
+
+    def without(left_out: int | None) -> np.ndarray:
+        if n_prompts - (left_out is not None) < 2:
+            return np.full(len(n), np.nan)
+        lift = above / below
+        if left_out is not None:
+            others = prompt != left_out
+            lift = (above - others * mean[left_out, labels]) / (
+                below - others * has[left_out, labels]
+            )
+        predicted = lift / np.bincount(layout.completion, weights=lift)[layout.completion]
+        return np.where(defined, 1 - variation(predicted) / np.where(defined, even, 1.0), np.nan)
+
+    return without
 
 
 def shares(

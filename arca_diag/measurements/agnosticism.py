@@ -11,6 +11,7 @@ from arca_diag.diagnostics.agnosticism import (
     POSITIONS,
     Layout,
     explained,
+    explained_mean,
     overlap,
     positions,
     shares,
@@ -41,7 +42,8 @@ def measure_agnosticism(evidence: Evidence) -> list[Measurement]:
     Of each signal's credit at the configured sharpening.
 
     `..._explained` is how far the type, class or place of a token, learned on the other prompts,
-    goes from even credit to this one (see `diagnostics.agnosticism.explained`).
+    goes from even credit to this one (see `diagnostics.agnosticism.explained`); its interval over
+    prompts is the jackknife's.
 
     `class_share`, against the class, is the share of a completion's credit that the class holds.
     `class_lift` is that over the class's share of the tokens, of the completions that have one;
@@ -206,18 +208,19 @@ def _explained(
     credit: _Credit, by: str, codes: np.ndarray | None, orders: list[np.ndarray]
 ) -> list[Measurement]:
     """How much of the credit the label explains, and how much of it in random order."""
-    values, nulls = np.full(len(credit.used), np.nan), []
-    if codes is not None and len(credit.used):
-        values = explained(credit.weights, codes, credit.layout)
-        layout = credit.layout
+    found, nulls, layout = _UNDEFINED, [], credit.layout
+    defined = np.zeros(len(credit.used), dtype=bool)
+    if codes is not None:
+        found = explained_mean(credit.weights, codes, layout)
+        defined = ~np.isnan(explained(credit.weights, codes, layout))
         nulls = [
             cluster_mean(explained(credit.weights[order], codes, layout), layout.prompt).value
             for order in orders
         ]
     reason = _NO_LABEL.get(by) if codes is None else None
     return [
-        credit.figure(f"{by}_explained", values, reason=reason),
-        credit.estimate(f"{by}_explained_null", _null(nulls), ~np.isnan(values), reason),
+        credit.estimate(f"{by}_explained", found, defined, reason),
+        credit.estimate(f"{by}_explained_null", _null(nulls), defined, reason),
     ]
 
 

@@ -6,17 +6,20 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from arca_diag.diagnostics.agnosticism import (
     MIN_TOKENS,
     POSITIONS,
     Layout,
     explained,
+    explained_mean,
     overlap,
     positions,
     shares,
     shuffled,
 )
+from arca_diag.diagnostics.uncertainty import cluster_mean
 
 
 def layout_of(lengths: list[int], prompts: list[int]) -> Layout:
@@ -67,6 +70,77 @@ def test_it_is_what_plain_loops_give(seed):
     np.testing.assert_allclose(
         explained(weights, labels, layout), by_loops(weights, labels, layout), rtol=1e-9
     )
+
+
+def mean_over_prompts(weights: np.ndarray, labels: np.ndarray, layout: Layout) -> float:
+    values = np.array(by_loops(weights, labels, layout))
+    each = [np.nanmean(values[layout.prompt == prompt]) for prompt in set(layout.prompt.tolist())]
+    return float(np.mean(each))
+
+
+def only(kept: np.ndarray, layout: Layout) -> Layout:
+    """The layout of some of the completions, numbered anew."""
+    _, prompts = np.unique(layout.prompt[kept], return_inverse=True)
+    return layout_of(list(layout.n_tokens[kept]), list(prompts))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_interval_is_that_of_leaving_each_prompt_out_of_table_and_mean(seed):
+    layout, rng, labels = drawn(seed, n=12, each=2)
+    by_kind = normalised(np.where(labels < 2, 1.0, 0.01), layout)
+    mixed = rng.uniform(size=6)[layout.prompt][layout.completion]
+    weights = mixed * by_kind + (1 - mixed) / layout.n_tokens[layout.completion]
+    left = []
+    for prompt in range(6):
+        kept = layout.prompt != prompt
+        inside = kept[layout.completion]
+        left.append(mean_over_prompts(weights[inside], labels[inside], only(kept, layout)))
+    error = math.sqrt(5 / 6 * np.sum((np.array(left) - np.mean(left)) ** 2))
+    found = explained_mean(weights, labels, layout)
+    assert found.value == pytest.approx(mean_over_prompts(weights, labels, layout))
+    half = stats.t.ppf(0.975, 5) * error
+    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half))
+    assert found.n_clusters == 6
+
+
+def uneven(seed: int, prompts: int) -> tuple[np.ndarray, np.ndarray, Layout]:
+    """Credit that goes by its label more on some prompts than on others, else by context."""
+    layout, rng, labels = drawn(seed, n=4 * prompts, each=4)
+    by_kind = normalised(np.where(labels == 2, 1.0, 1e-3), layout)
+    context = normalised(rng.exponential(size=len(labels)) ** 4, layout)
+    mixed = np.clip(0.66 + 0.25 * rng.standard_normal(prompts), 0, 1)[layout.prompt]
+    mixed = mixed[layout.completion]
+    return mixed * by_kind + (1 - mixed) * context, labels, layout
+
+
+def test_the_interval_holds_the_error_of_the_table_that_all_prompts_share():
+    """Student's interval on the prompts' values passes the truth far too often."""
+    truth = explained_mean(*uneven(0, prompts=400)).value
+    past, students = 0, 0
+    for seed in range(1, 401):
+        weights, labels, layout = uneven(seed, prompts=16)
+        past += explained_mean(weights, labels, layout).low > truth
+        students += cluster_mean(explained(weights, labels, layout), layout.prompt).low > truth
+    assert past <= 0.04 * 400
+    assert students >= 2 * past
+
+
+def test_limits_need_three_prompts_in_the_table_and_two_that_have_a_value():
+    lengths, rng = [20] * 4, np.random.default_rng(0)
+    labels = np.arange(80) % 5
+    two = layout_of(lengths, [0, 0, 1, 1])
+    found = explained_mean(normalised(rng.exponential(size=80), two), labels, two)
+    assert not math.isnan(found.value)
+    assert math.isnan(found.low)
+    four = layout_of(lengths, [0, 1, 2, 3])
+    weights = np.full(80, 0.05)
+    weights[:20] = normalised(rng.exponential(size=80), four)[:20]
+    found = explained_mean(weights, labels, four)
+    assert found.n_clusters == 1
+    assert math.isnan(found.low)
+    nothing = explained_mean(np.full(80, 0.05), labels, four)
+    assert nothing.n_clusters == 0
+    assert math.isnan(nothing.value)
 
 
 def test_credit_of_one_kind_of_token_is_explained_and_credit_by_context_is_not():

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from arca_diag.diagnostics.agnosticism import Layout, explained_mean
 from arca_diag.measurements.agnosticism import measure_agnosticism
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.results import Measurement
@@ -155,7 +156,20 @@ def test_what_the_credit_goes_by_explains_it_and_nothing_else_does(measured, sig
             assert figure.high < 0.15
 
 
-def test_a_figures_interval_is_students_over_prompts(measured):
+def test_the_interval_of_what_is_explained_is_the_jackknifes(measured):
+    rows = evidence().tokens
+    rows = rows[rows["counted"]]
+    completion = rows["rollout_id"].str[1:].astype(int).to_numpy()
+    layout = Layout(completion=completion, prompt=np.arange(PROMPTS * EACH) // EACH)
+    found = explained_mean(rows["w_entropy"].to_numpy(), rows["token_id"].to_numpy(), layout)
+    figure = measured["entropy", "type_explained", None]
+    assert (figure.value, figure.low, figure.high) == pytest.approx(
+        (found.value, found.low, found.high)
+    )
+    assert (figure.n_clusters, figure.n_completions) == (PROMPTS, PROMPTS * EACH)
+
+
+def test_the_interval_of_a_share_is_students_over_prompts(measured):
     figure = measured["surprisal", "class_share", "digit"]
     of = evidence()
     rows = of.tokens[of.tokens["counted"]]

@@ -134,7 +134,7 @@ def explained_mean(
     ]
     n = len(prompts)
     spread = cluster_mean(n * whole.value - (n - 1) * np.array(left, dtype=float), prompts)
-    half = (spread.high - spread.low) / 2 if spread.n_clusters == n else math.nan
+    half = (spread.high - spread.low) / 2
     return replace(whole, low=whole.value - half, high=whole.value + half)
 
 

@@ -87,7 +87,8 @@ def only(kept: np.ndarray, layout: Layout) -> Layout:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_interval_is_that_of_leaving_each_prompt_out_of_table_and_mean(seed):
     layout, rng, labels = drawn(seed, n=12, each=2)
-    by_kind = normalised(np.where(labels < 2, 1.0, 0.01), layout)
+    labels = rng.integers(0, 80, size=len(labels))  # so many that a prompt lacks some
+    by_kind = normalised(np.where(labels < 20, 1.0, 0.01), layout)
     mixed = rng.uniform(size=6)[layout.prompt][layout.completion]
     weights = mixed * by_kind + (1 - mixed) / layout.n_tokens[layout.completion]
     left = []

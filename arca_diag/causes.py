@@ -7,6 +7,7 @@ times signals are many questions: within one cause and view the p-values are hel
 procedure together (`family`), so that a call anywhere among them is wrong as rarely as one alone.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ ADAPTER_SIGNALS = ("residual", "relative_residual", "divergence", "kl_exact")
 #: Chance of a wrong call that a cause may have, one-sided: that of a limit of a 95% interval.
 ALPHA = 0.025
 
+_SPARSE, _UNIFORM = ("sparse", "leaning-sparse"), ("uniform", "leaning-uniform")
+#: Regime -> those of its side, for the sides that are degenerate.
+_SIDES = {regime: side for side in (_SPARSE, _UNIFORM) for regime in side}
 _OTHER_BATCH, _FLOAT32, _FLOAT64 = "other-batch", "float32", "float64"
 
 Key = tuple[int | str, str, str, str | None, float | None, str | None]
@@ -68,7 +72,7 @@ class Case:
             if (figure := self.figure("noise_share", signal=signal, against=against))
             and figure.value is not None
         ]
-        return max(found, key=lambda figure: figure.value or 0.0, default=None)
+        return max(found, key=_reach, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,7 @@ class Test:
 
     evidence: dict[str, Any]
     p: float
+    figure: Measurement | None = None  # several signals can be asked about one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,11 @@ class Judged:
     verdicts: list[Verdict]
     held: list[Held]
     skipped: list[Skipped]
+
+
+def _reach(figure: Measurement) -> float:
+    """How large a figure may be: its upper limit, where there is one."""
+    return (figure.value or 0.0) if figure.high is None else figure.high
 
 
 def adapter_inert(case: Case) -> Test | str | None:
@@ -137,7 +147,9 @@ def sharpening_only(case: Case) -> Test | str | None:
     """The regime is the power's: at s = 1 it surely is another."""
     verdict, plain = case.verdict, case.plain
     settled = {INCONCLUSIVE, UNDEFINED}.isdisjoint((verdict.regime, plain.regime))
-    if verdict.sharpening == 1 or not settled or verdict.regime == plain.regime:
+    # `leaning-sparse` may be `sparse` that is not settled: only another side is another regime.
+    apart = verdict.regime in _SIDES and plain.regime not in _SIDES[verdict.regime]
+    if verdict.sharpening == 1 or not settled or not apart:
         return None
     return Test(
         evidence={
@@ -151,7 +163,7 @@ def sharpening_only(case: Case) -> Test | str | None:
 
 def credit_structural(case: Case) -> Test | str | None:
     """The level is what the signal's construction gives: entropy reduction is 0 at every rise."""
-    if case.verdict.signal != "entropy_reduction":
+    if case.verdict.signal != "entropy_reduction" or case.verdict.regime in _UNIFORM:
         return None
     figure = case.figure("structural_excess", sharpening=case.verdict.sharpening)
     return _past(case, figure, "structural-excess", "structural_excess")
@@ -211,6 +223,8 @@ CAUSES: tuple[tuple[str, Callable[[Case], Test | str | None]], ...] = (
     ("credit-inherited", credit_inherited),
     ("credit-task-agnostic", credit_task_agnostic),
 )
+#: Asked whatever the noise is.
+_OF_NOISE = ("adapter-inert", "completions-short", "numeric-noise")
 #: Where one of these holds no other cause of the signal is asked for: its figures say nothing.
 _SILENCING = ("adapter-inert", "numeric-noise")
 
@@ -250,16 +264,24 @@ def judge_causes(
         for place, case in enumerate(cases):
             if any(held.id in _SILENCING for held in causes[place]):
                 continue
+            if identity not in _OF_NOISE and _drowned(case) is not None:
+                continue
             found = rule(case)
             if isinstance(found, Test):
                 asked.setdefault(case.verdict.view, []).append((place, found))
             elif found is not None and case.verdict.sharpening == 1.0:
                 skipped.append(_skipped(identity, case.verdict, found))
         for view, tests in asked.items():
-            adjusted = holm(np.array([test.p for _, test in tests]))
-            for (place, test), p in zip(tests, adjusted, strict=True):
+            # What is asked of one figure for several signals is one question.
+            questions = [test.figure or test for _, test in tests]
+            unique = {
+                id(question): test.p for question, (_, test) in zip(questions, tests, strict=True)
+            }
+            adjusted = dict(zip(unique, holm(np.array(list(unique.values()))), strict=True))
+            for question, (place, test) in zip(questions, tests, strict=True):
+                p = adjusted[id(question)]
                 if p <= ALPHA:
-                    family = f"{identity}, {view}: {len(tests)} tests"
+                    family = f"{identity}, {view}: {len(unique)} tests"
                     causes[place].append(
                         Held(
                             id=identity,
@@ -288,7 +310,7 @@ def _past(case: Case, figure: Measurement | None, cut: str, name: str) -> Test |
         return None
     if figure.value is None or figure.low is None or figure.high is None:
         return figure.reason or "one prompt has no interval"
-    least = int(case.cuts["clusters-least"])
+    least = math.ceil(case.cuts["clusters-least"])
     if figure.n_clusters < least:
         return f"{figure.n_clusters} prompts, and no cause is judged below {least}"
     p = one_sided_p(
@@ -309,6 +331,7 @@ def _past(case: Case, figure: Measurement | None, cut: str, name: str) -> Test |
             "cut": case.cuts[cut],
         },
         p=p,
+        figure=figure,
     )
 
 
@@ -321,7 +344,7 @@ def _hidden_by_precision(case: Case) -> bool:
 def _judged(case: Case, causes: list[str]) -> Verdict:
     """The verdict with its causes, and without a regime where rounding may have made it."""
     verdict = case.verdict
-    why = _drowned(case, causes)
+    why = _drowned(case)
     if why is None:
         return verdict.model_copy(update={"causes": causes})
     settled_by = SettledBy(clusters_more=None, reason=why)
@@ -335,8 +358,11 @@ def _judged(case: Case, causes: list[str]) -> Verdict:
     )
 
 
-def _drowned(case: Case, causes: list[str]) -> str | None:
-    if case.verdict.n_completions == 0 or "adapter-inert" in causes:
+def _drowned(case: Case) -> str | None:
+    """Why rounding may have made the regime; zeros that float32 has too are facts."""
+    if case.verdict.n_completions == 0:
+        return None
+    if case.verdict.regime == NO_SIGNAL and not _hidden_by_precision(case):
         return None
     worst = case.noise(case.verdict.signal)
     if worst is None or worst.value is None:

@@ -25,6 +25,8 @@ _STRONG = ("sparse", "uniform", NO_SIGNAL)
 #: What is wrong with a credit whatever its regime; the other causes explain a degenerate one.
 _ALONE = ("numeric-noise", "credit-floor", "credit-inherited", "credit-task-agnostic")
 
+#: Where findings come from that are made anew when tables are judged again.
+ROUNDING = "noise measured by replaying the same tokens rounded otherwise"
 _SOURCE = "ARCA, arXiv 2606.00257v1, on signals that degenerate; the cuts are this tool's own"
 _LESS_CONCENTRATED = (
     "weight tokens evenly (TRL: leave top_entropy_quantile at 1.0; verl and prime-rl: the stock "
@@ -44,9 +46,9 @@ ACTIONS = {
     "credit-floor": "lower epsilon (--epsilon) well below the signal's mean, or do not use it: the "
     "rest is even credit",
     "sharpening-only": "train with s = 1, or say the power with the result",
-    "credit-structural": "compare it with its own null, not with other signals: its construction "
-    "zeroes every token at which entropy rises",
-    "credit-inherited": "do not read it as what training learned: the base model gives the same "
+    "credit-structural": "weight evenly, or by a signal that is in the middle: this one's "
+    "construction zeroes every token at which entropy rises",
+    "credit-inherited": "do not read it as what training learned: the reference gives the same "
     "weights; use divergence, kl_exact or the residual to see what the adapter changed",
     "credit-task-agnostic": "look at which tokens hold it (class_lift and position_lift in "
     "report.json); mask those tokens, or weight evenly",
@@ -59,7 +61,7 @@ _SAYS = {
     "at s = 1",
     "credit-structural": "its concentration is what its construction gives: the same entropies in "
     "random order come within {structural_excess:.2f} of its G^",
-    "credit-inherited": "{inherited:.0%} of the credit is where the base model alone puts it",
+    "credit-inherited": "{inherited:.0%} of the credit is where the reference alone puts it",
     "credit-task-agnostic": "the {by} of a token, learned on other prompts, gives {share:.0%} of "
     "what sets it apart from even credit",
 }
@@ -71,6 +73,7 @@ def credit_findings(
     credit: str,
     sharpening: float,
     overruled: Mapping[int | str, str],
+    inert: str = "adapter-inert",
 ) -> list[Finding]:
     """What is degenerate at each checkpoint, root cause first with its consequences folded.
 
@@ -83,20 +86,21 @@ def credit_findings(
         credit: What the run trained with: `uniform`, a signal, or `top_entropy:Q`.
         sharpening: The configured power: verdicts at other powers make no findings.
         overruled: Checkpoint -> id of a fault that makes all figures of it void.
+        inert: Id of the finding that an adapter which changes nothing is.
     """
     figures = {
         (m.checkpoint, m.view, m.name, m.signal, m.sharpening): m
         for m in measurements
         if m.against is None
     }
-    own = {v.checkpoint for v in judged.verdicts if v.view == "on-policy" and v.n_completions}
+    own = {v.checkpoint for v in judged.verdicts if v.view == "on-policy" and n_seen(v)}
     out: list[Finding] = []
     for verdict in judged.verdicts:
         view = "on-policy" if verdict.checkpoint in own else "fixed-set"
         if verdict.view != view or verdict.sharpening != sharpening:
             continue
         held = [h for h in judged.held if h.verdict is verdict]
-        inert = any(h.id == "adapter-inert" for h in held)
+        nothing = inert if any(h.id == "adapter-inert" for h in held) else None
         ratio = figures.get(
             (verdict.checkpoint, view, "effn_ratio", verdict.signal, verdict.sharpening)
         )
@@ -105,7 +109,7 @@ def credit_findings(
             [h for h in held if h.id != "adapter-inert"],
             None if ratio is None else ratio.value,
             declared=verdict.signal == credit,
-            overruled=overruled.get(verdict.checkpoint, "adapter-inert" if inert else None),
+            overruled=overruled.get(verdict.checkpoint, nothing),
         )
     return out
 
@@ -116,7 +120,9 @@ def quantile_of(credit: str) -> float | None:
     return float(quantile) if name == "top_entropy" else None
 
 
-def top_entropy_findings(ways: Iterable[WhatIf], credit: str) -> list[Finding]:
+def top_entropy_findings(
+    ways: Iterable[WhatIf], credit: str, overruled: Mapping[int | str, str]
+) -> list[Finding]:
     """What a run that trains on its most uncertain tokens alone leaves without credit.
 
     Its concentration is what was asked for and no fault. Completions none of whose tokens is
@@ -128,20 +134,22 @@ def top_entropy_findings(ways: Iterable[WhatIf], credit: str) -> list[Finding]:
     for way in found[:1]:  # on-policy, where there is one
         share = way.uncredited.value or 0.0
         low = way.uncredited.low or 0.0
+        void = overruled.get(way.checkpoint)
         out.append(
             Finding(
                 id="credit-sparse",
-                level="warn" if low > 0.5 else "note",
+                level="warn" if low > 0.5 and way.n_clusters >= 8 and not void else "note",
                 checkpoint=way.checkpoint,
-                signal="entropy",
+                signal=None,
                 message=f"the run's credit, {credit}, leaves {share:.0%} of completions without "
-                f"any trained token; the others are {way.regime}, as was asked for",
+                "any trained token; that it is concentrated on the others was asked for",
                 evidence={
                     "uncredited": way.uncredited.model_dump(),
                     "view": way.view,
                     "regime": way.regime,
                     "n_clusters": way.n_clusters,
                 },
+                caused_by=void,
                 action="raise top_entropy_quantile (TRL), or leave it at 1.0",
                 source="Wang et al., arXiv 2506.01939: only high-entropy tokens are trained",
             )
@@ -149,16 +157,32 @@ def top_entropy_findings(ways: Iterable[WhatIf], credit: str) -> list[Finding]:
     return out
 
 
-def rounding_findings(judged: Judged) -> list[Finding]:
-    """An adapter whose residual is not zero and is no more than rounding would make it."""
+def n_seen(verdict: Verdict) -> int:
+    """Completions that were there, too short ones and those without a class among them."""
+    return verdict.n_completions + sum(verdict.left_out.values())
+
+
+def rounding_findings(judged: Judged, inert: str = "adapter-inert") -> list[Finding]:
+    """An adapter whose residual is not zero and is no more than rounding would make it.
+
+    A note at step 0, and before a warm-up's first real step, when everything after it has moved.
+    """
     found: dict[int | str, Held] = {}
+    residuals = [v for v in judged.verdicts if v.signal == "residual" and v.n_completions]
+    moved = [v.checkpoint for v in residuals if "adapter-inert" not in v.causes]
+
+    def begins(checkpoint: int | str) -> bool:
+        if not isinstance(checkpoint, int) or not moved:
+            return checkpoint == 0
+        return checkpoint == 0 or all(isinstance(m, int) and m > checkpoint for m in moved)
+
     for held in judged.held:
         if held.id == "adapter-inert" and "residual_noise_share" in held.evidence:
             found.setdefault(held.verdict.checkpoint, held)
     return [
         Finding(
-            id="adapter-inert",
-            level="note" if checkpoint == 0 else "error",
+            id=inert,
+            level="note" if begins(checkpoint) else "error",
             checkpoint=checkpoint,
             signal=None,
             message="the adapter changes nothing: its residual is what rounding alone makes "
@@ -166,7 +190,7 @@ def rounding_findings(judged: Judged) -> list[Finding]:
             evidence=held.evidence,
             action="check that lora_B is not all but zero, the learning rate, and that the adapter "
             "was trainable (PeftModel.from_pretrained(..., is_trainable=True))",
-            source="noise measured by replaying the same tokens in another batch composition",
+            source=ROUNDING,
         )
         for checkpoint, held in found.items()
     ]
@@ -253,7 +277,9 @@ def _regime_says(verdict: Verdict, effn_ratio: float | None, declared: bool) -> 
 
 def one_in(effn_ratio: float) -> str:
     """An effective-token ratio in words: .08 is "one token in 12"."""
-    return f"one token in {1 / effn_ratio:.0f}" if effn_ratio < 0.4 else f"{effn_ratio:.0%} of them"
+    return (
+        f"one token in {1 / effn_ratio:.0f}" if effn_ratio < 0.4 else f"{effn_ratio:.0%} of tokens"
+    )
 
 
 def _named(signal: str) -> str:

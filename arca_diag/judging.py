@@ -99,11 +99,21 @@ def judge(
     )
     measurements = measure(evidence)
     regimes = verdict.judge_regimes(trajectories, frames.rollouts, cuts)
+    judged = causes.judge_causes(regimes, measurements, cuts)
+    drowned = {
+        verdict.signal
+        for regime, verdict in zip(regimes, judged.verdicts, strict=True)
+        if verdict.view == "fixed-set" and verdict.regime != regime.regime
+    }  # what rounding may have made has no onset
     return Judgement(
         frames=frames,
         measurements=measurements,
-        judged=causes.judge_causes(regimes, measurements, cuts),
-        onsets=find_onsets(trajectories, frames.rollouts, steps, config.sharpening, cuts),
+        judged=judged,
+        onsets=[
+            onset
+            for onset in find_onsets(trajectories, frames.rollouts, steps, config.sharpening, cuts)
+            if onset.signal not in drowned
+        ],
         what_if=what_if(evidence, quantile=faults.quantile_of(credit)),
     )
 
@@ -115,6 +125,7 @@ def all_findings(
     *,
     credit: str,
     sharpening: float,
+    reference: str,
 ) -> list[Finding]:
     """Those of the run and its files, and those of its signals folded under them.
 
@@ -125,7 +136,10 @@ def all_findings(
         fidelity: Where the replay is not the run, no signal of the checkpoint is at fault.
         credit: What the run trained with.
         sharpening: The configured power.
+        reference: Kind of the reference: measured from another adapter, one that changes nothing
+            is unchanged.
     """
+    inert = "adapter-inert" if reference in ("adapter-off", "base") else "adapter-unchanged"
     void: dict[int | str, str] = {
         int(f.checkpoint) if f.checkpoint.isdigit() else f.checkpoint: "replay-mismatch"
         for f in fidelity
@@ -134,13 +148,15 @@ def all_findings(
     kept = [
         f.model_copy(update={"cause_of": []})
         for f in others
-        if f.id not in faults.ACTIONS and "residual_noise_share" not in f.evidence
+        if f.id not in faults.ACTIONS and f.source != faults.ROUNDING
     ]
     return findings.together(
         kept,
-        faults.rounding_findings(judgement.judged),
-        faults.top_entropy_findings(judgement.what_if, credit),
-        faults.credit_findings(judgement.judged, judgement.measurements, credit, sharpening, void),
+        faults.rounding_findings(judgement.judged, inert),
+        faults.top_entropy_findings(judgement.what_if, credit, void),
+        faults.credit_findings(
+            judgement.judged, judgement.measurements, credit, sharpening, void, inert
+        ),
     )
 
 

@@ -143,6 +143,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
             faithful,
             credit=credit,
             sharpening=config.sharpening,
+            reference=inputs.reference.kind,
         ),
         skipped=[*found_in_model.skipped, *judgement.skipped],
         thresholds=list(config.cuts),
@@ -178,6 +179,7 @@ def _judge_saved(
                 before.replay_fidelity,
                 credit=str(asked["credit"]),
                 sharpening=config.sharpening,
+                reference=before.reference.kind,
             ),
             "skipped": judging.still_skipped(before.skipped, judgement),
             "thresholds": list(config.cuts),
@@ -269,7 +271,7 @@ def _write(
     files = frames.to_parquet() | render_charts(
         report.measurements, frames.tokens, frames.trajectories, config.sharpening
     )
-    measured = any(m.value is not None for m in report.measurements if m.sharpening)
+    measured = any(m.value is not None for m in report.measurements if m.name == "gini")
     report = report.model_copy(
         update={
             "status": "complete" if measured else "nothing-measured",

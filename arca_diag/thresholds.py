@@ -85,7 +85,7 @@ CAUSE_THRESHOLDS = (
         value=0.05,
         comparator="<",
         source="G^ of entropy reduction over that of the same entropies in random order; an "
-        "equivalence margin of a third of the width of the class `leaning-sparse`",
+        "equivalence margin of a fifth of the width of the class `leaning-sparse`",
     ),
     Threshold(
         id="inherited-tv",

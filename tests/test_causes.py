@@ -152,6 +152,11 @@ class TestEachRule:
 
         assert found("sparse", "middle") == ["sharpening-only"]
         assert found("leaning-sparse", "mixed") == ["sharpening-only"]
+        assert found("uniform", "middle") == ["sharpening-only"]
+        # `leaning-sparse` may be `sparse` that is not settled; `middle` is no fault to explain.
+        assert found("sparse", "leaning-sparse") == []
+        assert found("leaning-uniform", "uniform") == []
+        assert found("middle", "leaning-uniform") == []
         assert found("sparse", "sparse") == []
         assert found("sparse", "inconclusive") == []
         assert found("inconclusive", "middle") == []
@@ -200,7 +205,8 @@ class TestAnInertAdapter:
 
     def test_a_residual_that_is_all_rounding_is_inert_in_the_precision_taken_for_the_truth(self):
         noise = figure("noise_share", 0.9, 0.1, signal="residual", against="other-batch")
-        assert causes(verdict("residual", "uniform"), noise) == ["adapter-inert"]
+        found = judged(verdict("residual", "uniform"), noise).verdicts[0]
+        assert (found.causes, found.regime) == (["adapter-inert"], "inconclusive")
         some = figure("noise_share", 0.3, 0.05, signal="residual", against="other-batch")
         assert causes(verdict("residual", "uniform"), some) == ["numeric-noise"]
 
@@ -232,6 +238,22 @@ class TestRootCauseFirst:
         assert found == ["credit-floor", "credit-structural", "credit-inherited"]
         order = [identity for identity, _ in CAUSES]
         assert found == sorted(found, key=order.index)
+
+    def test_what_may_be_noise_has_no_other_cause(self):
+        noise = figure("noise_share", 0.3, 0.05, against="float64", n=7)
+        found = judged(verdict(), noise, figure("floor_share", 0.9)).verdicts[0]
+        assert (found.regime, found.causes) == ("inconclusive", [])
+
+    def test_the_noise_that_may_be_largest_counts(self):
+        wide = figure("noise_share", 0.05, 0.15, against="other-batch")
+        sure = figure("noise_share", 0.06, 0.005, against="float64")
+        for figures in ((wide, sure), (sure, wide)):
+            assert judged(verdict(), *figures).verdicts[0].regime == "inconclusive"
+
+    def test_even_credit_is_not_explained_by_a_sparse_construction(self):
+        excess = figure("structural_excess", -0.5, signal="entropy_reduction", sharpening=1.0)
+        assert causes(verdict("entropy_reduction", "uniform"), excess) == []
+        assert causes(verdict("entropy_reduction"), excess) == ["credit-structural"]
 
     def test_what_is_noise_has_no_other_cause(self):
         noise = figure("noise_share", 0.5, 0.05, signal="residual", against="float32")
@@ -272,6 +294,16 @@ class TestHowSure:
         # Those of the other view are another family.
         elsewhere = [i.model_copy(update={"view": "fixed-set"}) for i in others]
         assert causes(*one, *elsewhere) == ["credit-floor"]
+
+    def test_one_figure_asked_of_many_signals_is_one_question(self):
+        t = stats.t(N - 1)
+        half = 0.1
+        value = 0.5 + t.isf(0.02) * half / t.ppf(0.975)
+        share = figure("short_share", value, half, signal=None)
+        found = judged(*(verdict(s) for s in SIGNAL_NAMES), share)
+        assert all(v.causes == ["completions-short"] for v in found.verdicts)
+        both = judged(verdict(), verdict(sharpening=2.0), figure("floor_share", value, half))
+        assert all(v.causes == ["credit-floor"] for v in both.verdicts)
 
     def test_the_family_is_named_in_the_evidence(self):
         (held,) = judged(verdict(), figure("floor_share", 0.9)).held

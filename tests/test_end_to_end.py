@@ -41,7 +41,15 @@ from tests.test_tables import (
 GOLDEN = Path(__file__).parent / "golden" / "tiny_addition.json"
 SMALL = {"groups": 2, "fixed_groups": 3}
 #: Figures that come from random permutations.
-DRAWN = {"structural_excess", "reward_gap_p", "reward_gap_p_holm", "prefix_agreement_null"}
+DRAWN = {
+    "structural_excess",
+    "reward_gap_p",
+    "reward_gap_p_holm",
+    "prefix_agreement_null",
+    "type_explained_null",
+    "class_explained_null",
+    "position_explained_null",
+}
 TABLES = tuple(
     f"{name}.parquet" for name in ("tokens", "trajectories", "rollouts", "noise", "layers")
 )
@@ -682,7 +690,7 @@ def test_demo_scans_the_sample_that_ships_and_always_anew(copied: Path) -> None:
     assert done.code == ExitCode.DONE, done.stderr
     assert done.stderr == ""
     text = done.stdout.decode()
-    assert re.match(r"At step 100, \d+% of\s+tokens carry 90% of the surprisal credit", text)
+    assert re.match(r"At step 100 \(on-policy, \d+ prompts?\), the run weights all tokens", text)
     assert "tiny-addition" in text
     assert "G^ / e^ at" in text
     assert f"{copied}" in text
@@ -757,8 +765,11 @@ def test_an_adapter_that_does_nothing_is_no_signal_and_a_finding(
         assert figure(report, 2, view, "residual", "gini_corrected").value is not None
     silent = {(v.checkpoint, v.view, v.signal) for v in report.verdicts if v.regime == "no-signal"}
     assert silent == {(20, view, signal) for view in ("on-policy", "fixed-set") for signal in moved}
-    (finding,) = report.findings
-    assert (finding.id, finding.level, finding.checkpoint) == ("adapter-inert", "error", 20)
+    faults = [f for f in report.findings if f.level != "note"]
+    assert [(f.id, f.level, f.checkpoint) for f in faults] == [("adapter-inert", "error", 20)]
+    assert faults[0].cause_of == ["credit-absent"]
+    absent = {f.signal for f in report.findings if f.caused_by == "adapter-inert"}
+    assert absent == set(moved)
     trajectories = pd.read_parquet(out / "trajectories.parquet")
     inert = trajectories[
         (trajectories["checkpoint_step"] == 20) & trajectories["signal"].isin(moved)

@@ -116,6 +116,35 @@ def test_what_an_inert_adapter_does_to_its_signals_is_no_finding_beside_it():
     assert (first.id, first.cause_of) == ("adapter-inert", ["credit-absent"])
 
 
+def test_from_another_adapter_one_that_changes_nothing_is_unchanged():
+    inert = held(verdict("residual", "no-signal"), adapter_inert={"residual_zero_tokens": 100})
+    (found,) = credit_findings(inert, (), "uniform", 1.0, {}, "adapter-unchanged")
+    assert found.caused_by == "adapter-unchanged"
+    noisy = held(verdict("residual"), adapter_inert={"residual_noise_share": 0.9})
+    assert [f.id for f in rounding_findings(noisy, "adapter-unchanged")] == ["adapter-unchanged"]
+
+
+def test_before_the_first_real_step_an_adapter_that_is_all_rounding_is_a_note():
+    noisy = {"residual_noise_share": 0.93}
+    start = held(verdict("residual", "uniform", checkpoint=2), adapter_inert=noisy)
+    later = verdict("residual", "middle", checkpoint=60)
+    both = Judged(verdicts=[*start.verdicts, later], held=start.held, skipped=[])
+    assert [f.level for f in rounding_findings(both)] == ["note"]
+    assert [f.level for f in rounding_findings(start)] == ["error"]
+
+
+def test_completions_that_are_all_too_short_are_still_the_checkpoints_own():
+    short = verdict(regime="inconclusive").model_copy(
+        update={"n_completions": 0, "left_out": {"short": 40, "undefined": 0}}
+    )
+    judged = held(short, completions_short={"short_share": 1.0})
+    both = Judged(
+        verdicts=[*judged.verdicts, verdict(view="fixed-set")], held=judged.held, skipped=[]
+    )
+    (found,) = findings(both, "surprisal")
+    assert (found.id, found.evidence["view"]) == ("completions-short", "on-policy")
+
+
 def test_a_residual_that_is_all_rounding_is_a_fault_of_the_adapter_but_for_step_0():
     noisy = {"residual_noise_share": 0.93, "low": 0.8, "high": 1.0}
     for checkpoint, level in ((60, "error"), (0, "note")):
@@ -150,7 +179,7 @@ def test_the_message_says_what_weighting_by_the_signal_would_do():
     )
     (fault,) = findings(held(verdict()), "surprisal", figures=(ratio,))
     assert fault.message == "the run's credit, surprisal, weights one token in 12 (sparse)"
-    assert one_in(0.5) == "50% of them"
+    assert one_in(0.5) == "50% of tokens"
 
 
 def test_every_finding_has_something_to_do_and_an_explanation():

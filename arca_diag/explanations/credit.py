@@ -27,7 +27,7 @@ CREDIT = (
         id="credit-sparse",
         levels=("error", "warn", "note"),
         says="the signal's credit sits on few tokens of a completion",
-        meaning="Used as credit, the signal would give most of the reward to a token or two of "
+        meaning="Used as credit, the signal would give most of the reward to few tokens of "
         "each answer, and the others would hardly be trained. That is no fault by itself: the one "
         f"token may be the one that matters, so read the causes beside it. {_LEVELS}",
         measured=_REGIME,
@@ -150,7 +150,7 @@ CREDIT = (
         says="the regime is the power's: at s = 1 it is another",
         meaning="The signal itself is not what the verdict says; raising scores to a power made it "
         f"so. Squaring alone moved a Gini from .595 to .793 in a real run. {_LEVELS}",
-        measured="Regimes at --sharpening and at 1, both settled, differ.",
+        measured="Regimes at --sharpening and at 1 are both settled and lie on different sides.",
         confounds="Both regimes have to be settled, so that a near miss of a cut says nothing.",
         actions=("Train with s = 1, or say the power beside the result.",),
         source="ARCA's published experiments used s = 2, which the paper does not mention",
@@ -173,7 +173,7 @@ CREDIT = (
     Explanation(
         id="credit-inherited",
         levels=("error", "warn", "note"),
-        says="nine tenths of the credit are where the base model alone puts it",
+        says="nine tenths of the credit are where the reference alone puts it",
         meaning="The signal's profile is the base's, not what training changed: early in training "
         f"surprisal follows the reference almost token by token. {_LEVELS}",
         measured="Total variation between the signal's weights under the policy and under the "
@@ -200,7 +200,7 @@ CREDIT = (
         f"{_HOLM}",
         thresholds=("agnostic-share",),
         confounds="Answers that are nearly one template make type, place and context the same "
-        "thing: see how many distinct completions there are. The first and the closing token are "
+        "thing: token_overlap is near 1 then; compare the fixed set. The first and the closing token are "
         "special for every signal: class_lift and position_lift name them.",
         actions=(
             "Look at class_lift and position_lift in report.json: which tokens hold it?",

@@ -39,7 +39,7 @@ def render_console(report: Report, folder: Path, reproduce: str) -> RenderableTy
         for f in report.findings
         if f.level == "note" and f.caused_by is None and not (f.signal and f.id in ACTIONS)
     ]
-    parts: list[RenderableType] = [Text(headline(report), style="bold"), Text("")]
+    parts: list[RenderableType] = [Text(safe(headline(report)), style="bold"), Text("")]
     if faults:
         parts += [*finding_lines(faults), Text("")]
     parts.append(_run_card(report))
@@ -143,7 +143,7 @@ def _view_table(report: Report, view: View) -> list[RenderableType]:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("G^ / e^ at")
     for name in shown:
-        table.add_column(at(name), justify="right", no_wrap=True)
+        table.add_column(Text(safe(at(name))), justify="right", no_wrap=True)
     for signal in SIGNAL_NAMES:
         cells = [
             _pair(
@@ -176,7 +176,7 @@ def _verdicts(report: Report, view: View) -> list[RenderableType]:
     if not found:
         return []
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(f"verdict at {at(found[0].checkpoint)}")
+    table.add_column(Text(safe(f"verdict at {at(found[0].checkpoint)}")))
     table.add_column("regime", no_wrap=True)
     table.add_column("because", overflow="fold")
     for verdict in found:
@@ -222,7 +222,8 @@ def _onsets(report: Report) -> list[str]:
             continue
         when = f"from {at(onset.by)} on"
         when += " or before" if onset.after is None else f", not yet at {at(onset.after)}"
-        told.setdefault(f"{onset.side} {when}", []).append(onset.signal)
+        side = "no signal" if onset.side == "no-signal" else f"on the {onset.side} side"
+        told.setdefault(f"{side} {when}", []).append(onset.signal)
     return [f"  {when}: {', '.join(signals)}" for when, signals in told.items()]
 
 
@@ -253,7 +254,7 @@ def _unmeasured_lines(report: Report) -> list[RenderableType]:
             if m.name == "gini_corrected" and m.reason is not None and m.sharpening == 1.0
         )
     )
-    out: list[RenderableType] = [Text(f"not measured: {text}") for text in missing[:8]]
+    out: list[RenderableType] = [Text(safe(f"not measured: {text}")) for text in missing[:8]]
     if len(missing) > 8:
         out.append(Text(f"not measured: {len(missing) - 8} more, in report.json"))
     return [*out, Text("")] if out else []

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from arca_diag.faults import one_in
+from arca_diag.faults import n_seen, one_in
 from arca_diag.report.words import at, count
 from arca_diag.results import Report, Verdict, View
 from arca_diag.signals import SIGNAL_NAMES
@@ -40,7 +40,7 @@ def last_verdicts(report: Report, view: View | None = None) -> list[Verdict]:
         found = [
             v
             for v in report.verdicts
-            if v.view == which and v.sharpening == sharpening and v.n_completions
+            if v.view == which and v.sharpening == sharpening and n_seen(v)
         ]
         if found:
             last = found[-1].checkpoint
@@ -51,17 +51,18 @@ def last_verdicts(report: Report, view: View | None = None) -> list[Verdict]:
 def _declared(report: Report, shown: Sequence[Verdict]) -> str:
     credit = str(report.provenance.options["credit"])
     if credit == "uniform":
-        return "the run weights all tokens alike, so no signal is its fault. As credit, "
+        return "the run weights all tokens alike: no signal is to blame. As credit, "
     verdict = next((v for v in shown if v.signal == credit), None)
     if verdict is None:
         return f"the run weights by {credit}. As credit, "
-    because = f" (because: {', '.join(verdict.causes)})" if verdict.causes else ""
-    return f"the run's own credit, {_words(credit)}, is {verdict.regime}{because}. Of all signals, "
+    found = f", with {' and '.join(verdict.causes)}" if verdict.causes else ""
+    return f"the run's own credit, {_words(credit)}, is {verdict.regime}{found}. Of the others, "
 
 
 def _others(report: Report, shown: Sequence[Verdict]) -> str:
-    """Which would be useless as credit, which near even, which usable, which unsettled."""
+    """Which would rest on few tokens, which be near even, which in between, which unsettled."""
     parts = []
+    shown = [v for v in shown if v.signal != report.provenance.options["credit"]]
     sparse = [v for v in shown if v.regime in _SPARSE]
     if sparse:
         ratio = _typical_ratio(report, sparse)
@@ -76,10 +77,13 @@ def _others(report: Report, shown: Sequence[Verdict]) -> str:
     rest = [v for v in shown if v.regime == "inconclusive"]
     if rest:
         parts.append(f"{_list(rest)}: not settled")
-    usable = [v for v in shown if v.regime in ("middle", "mixed")]
-    if usable:
-        parts.append(f"{_list(usable)} would spread in between")
-    return "; ".join(parts) + "."
+    between = [v for v in shown if v.regime in ("middle", "mixed") and not v.causes]
+    if between:
+        parts.append(f"{_list(between)} would spread in between")
+    explained = [v for v in shown if v.regime in ("middle", "mixed") and v.causes]
+    if explained:
+        parts.append(f"{_list(explained)} would too, but for a cause named below")
+    return ("; ".join(parts) or "none has a verdict") + "."
 
 
 def _typical_ratio(report: Report, verdicts: Sequence[Verdict]) -> float | None:

@@ -47,6 +47,7 @@ DRAWN = {
     "reward_gap_p_holm",
     "prefix_agreement_null",
     "type_explained_null",
+    "type_overlap_null",
     "class_explained_null",
     "position_explained_null",
 }
@@ -784,7 +785,8 @@ def test_an_adapter_that_does_nothing_is_no_signal_and_a_finding(
     assert again.did == "judged again"
     silent = {(v.signal, v.sharpening) for v in again.report.verdicts if v.regime == "no-signal"}
     assert silent == {(signal, power) for signal in moved for power in (1.0, 2.0)}
-    assert [f.id for f in again.report.findings] == ["adapter-inert"]
+    assert [f.id for f in again.report.findings if f.caused_by is None][:1] == ["adapter-inert"]
+    assert all(f.caused_by for f in again.report.findings if f.id == "credit-absent")
 
 
 def one_token_completions(folder: Path, mask: bool) -> Path:

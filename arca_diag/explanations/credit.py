@@ -200,8 +200,8 @@ CREDIT = (
         f"{_HOLM}",
         thresholds=("agnostic-share",),
         confounds="Answers that are nearly one template make type, place and context the same "
-        "thing: token_overlap is near 1 then; compare the fixed set. The first and the closing token are "
-        "special for every signal: class_lift and position_lift name them.",
+        "thing: token_overlap is near 1 then; compare the fixed set. The first and the closing "
+        "token are special for every signal: class_lift and position_lift name them.",
         actions=(
             "Look at class_lift and position_lift in report.json: which tokens hold it?",
             "Mask those tokens in the loss, or weight evenly.",

@@ -40,6 +40,9 @@ from tests.test_tables import (
 
 GOLDEN = Path(__file__).parent / "golden" / "tiny_addition.json"
 SMALL = {"groups": 2, "fixed_groups": 3}
+# Whole scans, as users run them: shapes are checked where the parts are tested.
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 #: Figures that come from random permutations.
 DRAWN = {
     "structural_excess",

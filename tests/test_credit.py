@@ -1,3 +1,4 @@
+import importlib
 import math
 from types import SimpleNamespace
 
@@ -282,8 +283,8 @@ class TestTopEntropy:
             top_entropy_weights(*batch([1.0, bad]), quantile=0.2)
 
     def test_the_same_tokens_are_kept_as_trl_keeps(self):
-        torch = pytest.importorskip("torch")
-        trainer = pytest.importorskip("trl").GRPOTrainer
+        torch = importlib.import_module("torch")
+        trainer = importlib.import_module("trl").GRPOTrainer
         one_process = SimpleNamespace(
             pad_across_processes=lambda tensor, **_: tensor, gather=lambda tensor: tensor
         )

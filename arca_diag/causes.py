@@ -162,8 +162,15 @@ def sharpening_only(case: Case) -> Test | str | None:
 
 
 def credit_structural(case: Case) -> Test | str | None:
-    """The level is what the signal's construction gives: entropy reduction is 0 at every rise."""
-    if case.verdict.signal != "entropy_reduction" or case.verdict.regime in _UNIFORM:
+    """The level is what the signal's construction gives: entropy reduction is 0 at every rise.
+
+    It explains concentration, where there is some or may be. That the level is not above the
+    construction's is enough: what the same entropies in random order would exceed, construction
+    gives all the more. Credit that is surely spread out has nothing to explain by it, and would
+    always pass.
+    """
+    asked = (*_SPARSE, INCONCLUSIVE)
+    if case.verdict.signal != "entropy_reduction" or case.verdict.regime not in asked:
         return None
     figure = case.figure("structural_excess", sharpening=case.verdict.sharpening)
     return _past(case, figure, "structural-excess", "structural_excess")
@@ -207,7 +214,10 @@ def credit_task_agnostic(case: Case) -> Test | str | None:
         above = figure is not None and figure.value is not None and figure.value > null.high
         tests.append(found if above else Test(evidence=found.evidence, p=1.0))
     if not tests:
-        return reason
+        return reason or (
+            f"needs --sharpening {sharpening:g}: what types, classes and places explain is "
+            "measured at the configured power alone"
+        )
     best = min(tests, key=lambda test: test.p)
     return Test(evidence=best.evidence, p=min(1.0, best.p * 3))
 
@@ -258,7 +268,7 @@ def judge_causes(
         for v in verdicts
     ]
     causes: list[list[Held]] = [[] for _ in cases]
-    skipped: list[Skipped] = []
+    skipped: dict[str, Skipped] = {}
     for identity, rule in CAUSES:
         asked: dict[str, list[tuple[int, Test]]] = {}
         for place, case in enumerate(cases):
@@ -269,8 +279,9 @@ def judge_causes(
             found = rule(case)
             if isinstance(found, Test):
                 asked.setdefault(case.verdict.view, []).append((place, found))
-            elif found is not None and case.verdict.sharpening == 1.0:
-                skipped.append(_skipped(identity, case.verdict, found))
+            elif found is not None:
+                missing = _skipped(identity, case.verdict, found)
+                skipped[missing.model_dump_json()] = missing  # once, whatever the powers
         for view, tests in asked.items():
             # What is asked of one figure for several signals is one question.
             questions = [test.figure or test for _, test in tests]
@@ -300,7 +311,7 @@ def judge_causes(
     return Judged(
         verdicts=judged,
         held=[held for held_here in causes for held in held_here],
-        skipped=skipped,
+        skipped=list(skipped.values()),
     )
 
 

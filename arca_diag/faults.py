@@ -59,8 +59,8 @@ _SAYS = {
     "credit-floor": "{floor_share:.0%} of the credit is epsilon, the same for every token",
     "sharpening-only": "the regime is the power's: {regime} at s = {sharpening:g}, {regime_at_1} "
     "at s = 1",
-    "credit-structural": "its concentration is what its construction gives: the same entropies in "
-    "random order come within {structural_excess:.2f} of its G^",
+    "credit-structural": "its concentration is no more than its construction gives: its G^ less "
+    "that of the same entropies in random order is {structural_excess:.2f}",
     "credit-inherited": "{inherited:.0%} of the credit is where the reference alone puts it",
     "credit-task-agnostic": "the {by} of a token, learned on other prompts, gives {share:.0%} of "
     "what sets it apart from even credit",

@@ -250,10 +250,16 @@ class TestRootCauseFirst:
         for figures in ((wide, sure), (sure, wide)):
             assert judged(verdict(), *figures).verdicts[0].regime == "inconclusive"
 
-    def test_even_credit_is_not_explained_by_a_sparse_construction(self):
-        excess = figure("structural_excess", -0.5, signal="entropy_reduction", sharpening=1.0)
-        assert causes(verdict("entropy_reduction", "uniform"), excess) == []
-        assert causes(verdict("entropy_reduction"), excess) == ["credit-structural"]
+    @pytest.mark.parametrize("regime", ["uniform", "leaning-uniform", "middle", "mixed"])
+    def test_spread_out_credit_is_not_explained_by_a_sparse_construction(self, regime):
+        excess = figure("structural_excess", -0.2, signal="entropy_reduction", sharpening=1.0)
+        assert causes(verdict("entropy_reduction", regime), excess) == []
+
+    @pytest.mark.parametrize("regime", ["sparse", "leaning-sparse", "inconclusive"])
+    @pytest.mark.parametrize("level", [-0.2, 0.0])
+    def test_concentration_that_random_order_reaches_or_exceeds_is_structural(self, regime, level):
+        excess = figure("structural_excess", level, signal="entropy_reduction", sharpening=1.0)
+        assert causes(verdict("entropy_reduction", regime), excess) == ["credit-structural"]
 
     def test_what_is_noise_has_no_other_cause(self):
         noise = figure("noise_share", 0.5, 0.05, signal="residual", against="float32")
@@ -269,6 +275,24 @@ class TestHowSure:
     def test_one_prompt_has_no_interval_and_no_cause(self):
         alone = figure("floor_share", 0.95).model_copy(update={"low": None, "high": None})
         assert causes(verdict(), alone) == []
+
+    def test_what_was_measured_at_another_power_is_skipped_and_says_what_it_needs(self):
+        explained = figure("type_explained", 0.9, sharpening=2.0)
+        null = figure("type_explained_null", 0.1, sharpening=2.0)
+        found = judged(verdict(), verdict(sharpening=2.0), explained, null)
+        assert [v.causes for v in found.verdicts] == [[], ["credit-task-agnostic"]]
+        (missing,) = [s for s in found.skipped if s.id == "credit-task-agnostic"]
+        assert missing.reason.startswith("needs --sharpening 1:")
+        assert (missing.checkpoint, missing.view, missing.signal) == (60, "on-policy", "surprisal")
+
+    def test_what_is_missing_at_a_power_alone_is_skipped_and_at_two_is_so_once(self):
+        few = figure("type_explained", 0.9, sharpening=2.0, n=3)
+        floor = figure("floor_share", None)
+        found = judged(verdict(), verdict(sharpening=2.0), few, floor)
+        reasons = [s.reason for s in found.skipped if s.id == "credit-task-agnostic"]
+        assert len(reasons) == 2
+        assert "3 prompts, and no cause is judged below 8" in reasons
+        assert [s.reason for s in found.skipped if s.id == "credit-floor"] == ["why not"]
 
     def test_a_figure_that_is_undefined_is_skipped_with_its_reason(self):
         found = judged(verdict(), figure("floor_share", None))

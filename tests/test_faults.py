@@ -198,7 +198,7 @@ def test_every_finding_has_something_to_do_and_an_explanation():
             {"sharpening": 2.0, "regime": "sparse", "regime_at_1": "middle"},
             "sparse at s = 2, middle at s = 1",
         ),
-        ("credit-structural", {"structural_excess": 0.012}, "within 0.01 of its G^"),
+        ("credit-structural", {"structural_excess": 0.012}, "random order is 0.01"),
         ("credit-inherited", INHERITED, "97% of the credit"),
         ("credit-task-agnostic", {"by": "type", "type_explained": 0.83}, "type of a token"),
         ("completions-short", {"short_share": 0.9}, "too short"),

@@ -161,9 +161,12 @@ CREDIT = (
         says="the concentration is what the signal's construction gives",
         meaning="Entropy reduction is exactly 0 wherever entropy rises, at about half of all "
         "tokens: it looks sparse on any text. Here the same entropies in random order look as "
-        f"sparse. {_LEVELS}",
-        measured="G^ less the mean G^ of the same completion's entropies permuted: an equivalence, "
-        f"so the upper limit has to be below the cut. {_HOLM} Entropy reduction only.",
+        f"sparse, or more so. {_LEVELS}",
+        measured="G^ less the mean G^ of the same completion's entropies permuted; the upper limit "
+        "has to be below the margin. There is no lower one: what random order would exceed, the "
+        "construction gives all the more. Asked of entropy reduction only, where its regime is on "
+        "the sparse side or inconclusive: spread-out credit has no concentration to explain. "
+        f"{_HOLM}",
         thresholds=("structural-excess",),
         confounds="Too few prompts give a wide interval and no call: 'not significant' is never "
         "taken for 'the same'.",

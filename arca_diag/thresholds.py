@@ -249,9 +249,11 @@ FIDELITY_THRESHOLDS = (
     ),
     Threshold(
         id="fidelity-entropy-floor",
-        value=1e-3,
+        value=0.2,
         comparator="<=",
-        source="nats; below it a mean entropy is rounding",
+        source="nats; the least entropy that a difference is compared with: at a mean of .04 a "
+        "bfloat16 forward was .0041 off a float32 one (10.7%); temperature .7 or 1.25 instead of "
+        "1 was .022 and .067 off",
     ),
 )
 

@@ -364,6 +364,7 @@ def _judged(case: Case, causes: list[str]) -> Verdict:
             "causes": causes,
             "regime": INCONCLUSIVE,
             "without_ends": INCONCLUSIVE,
+            "side": None,
             "settled_by": settled_by,
         }
     )

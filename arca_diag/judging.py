@@ -101,10 +101,11 @@ def judge(
     regimes = verdict.judge_regimes(trajectories, frames.rollouts, cuts)
     judged = causes.judge_causes(regimes, measurements, cuts)
     drowned = {
-        verdict.signal
+        (verdict.checkpoint, verdict.view, verdict.signal): verdict.settled_by.reason
         for regime, verdict in zip(regimes, judged.verdicts, strict=True)
-        if verdict.view == "fixed-set" and verdict.regime != regime.regime
-    }  # what rounding may have made has no onset
+        if verdict.settled_by and verdict.settled_by != regime.settled_by
+    }  # what rounding may have made has no onset, and no regime if given in another way
+    unsure = {signal for _, view, signal in drowned if view == "fixed-set"}
     return Judgement(
         frames=frames,
         measurements=measurements,
@@ -112,9 +113,9 @@ def judge(
         onsets=[
             onset
             for onset in find_onsets(trajectories, frames.rollouts, steps, config.sharpening, cuts)
-            if onset.signal not in drowned
+            if onset.signal not in unsure
         ],
-        what_if=what_if(evidence, quantile=faults.quantile_of(credit)),
+        what_if=what_if(evidence, faults.quantile_of(credit), drowned),
     )
 
 

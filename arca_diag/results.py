@@ -269,6 +269,15 @@ class Share(_Part):
     high: float | None
 
 
+class Side(Share):
+    """The share of completions that count towards a regime: that of the verdict where it is one.
+
+    Where it is `mixed` or `inconclusive`, the regime that most completions count towards.
+    """
+
+    regime: str
+
+
 class SettledBy(_Part):
     """What would settle an inconclusive verdict."""
 
@@ -288,6 +297,9 @@ class Verdict(_Part):
         description="The regime if the first token and the closing end token did not count."
     )
     shares: dict[str, Share]
+    side: Side | None = Field(
+        default=None, description="What decided the regime; null where nothing did."
+    )
     left_out: dict[str, Count]
     disagree: float | None
     n_clusters: Count
@@ -343,6 +355,9 @@ class WhatIf(_Part):
     uncredited: Share = Field(description="Of completions that would get no credit at all.")
     regime: str
     n_clusters: Count
+    reason: str | None = Field(
+        default=None, description="Why no regime is named though the figures would give one."
+    )
 
 
 class Finding(_Part):

@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from arca_diag.diagnostics.uncertainty import Estimate, cluster_share, clusters_more
-from arca_diag.results import SettledBy, Share, Verdict, View
+from arca_diag.results import SettledBy, Share, Side, Verdict, View
 from arca_diag.thresholds import DEFAULT, Cuts
 
 CLASSES = ("uniform", "leaning-uniform", "middle", "leaning-sparse", "sparse")
@@ -137,6 +137,7 @@ def judge_regimes(
                     regime=found.regime,
                     without_ends=without_ends.regime,
                     shares={c: _share(e) for c, e in found.shares.items()},
+                    side=_side_of(found),
                     left_out={SHORT: short, UNDEFINED: len(part) - len(used) - short},
                     disagree=None if used.empty else float((sides[0] != sides[1]).mean()),
                     n_clusters=ids["cluster"].nunique(),
@@ -163,12 +164,14 @@ class Regime:
 
     Attributes:
         regime: One of `REGIMES`, `mixed`, `inconclusive` or `undefined`.
+        side: The name in `REGIMES` whose share decided, and that share; None if `undefined`.
         shares: Of each class.
         settled_by: What would settle an inconclusive one.
         classed: Which completions have a class and are not short.
     """
 
     regime: str
+    side: tuple[str, Estimate] | None
     shares: dict[str, Estimate]
     settled_by: SettledBy | None
     classed: np.ndarray
@@ -189,13 +192,21 @@ def regime_of(every_class: np.ndarray, every_cluster: np.ndarray, cuts: Cuts) ->
     inside = {name: np.isin(classes, members) for name, members in REGIMES.items()}
     held = {name: cluster_share(where, clusters) for name, where in inside.items()}
     n = shares[NO_SIGNAL].n_clusters
+    largest = max(_SIDES, key=lambda side: held[side].value) if n else None
 
     def called(regime: str, settled_by: SettledBy | None = None) -> Regime:
-        return Regime(regime=regime, shares=shares, settled_by=settled_by, classed=classed)
+        name = regime if regime in held else largest
+        return Regime(
+            regime=regime,
+            side=None if name is None else (name, held[name]),
+            shares=shares,
+            settled_by=settled_by,
+            classed=classed,
+        )
 
-    if not n and (every_class == SHORT).any():
-        return called(INCONCLUSIVE, _NOTHING_CLASSED)
-    if not n:
+    if largest is None:
+        if (every_class == SHORT).any():
+            return called(INCONCLUSIVE, _NOTHING_CLASSED)
         return called(UNDEFINED)
     if (classes == NO_SIGNAL).all():
         return called(NO_SIGNAL)
@@ -205,7 +216,6 @@ def regime_of(every_class: np.ndarray, every_cluster: np.ndarray, cuts: Cuts) ->
                 return called(name)
         if all(held[side].high < half for side in _SIDES):
             return called(MIXED)
-    largest = max(_SIDES, key=lambda side: held[side].value)
     more = clusters_more(inside[largest], clusters, half, at_least=least)
     why = f"{largest} holds {held[largest].value:.0%} of the completions of {n} prompts"
     if n >= least:
@@ -214,6 +224,13 @@ def regime_of(every_class: np.ndarray, every_cluster: np.ndarray, cuts: Cuts) ->
     else:
         why += f", and no regime is judged below {least}"
     return called(INCONCLUSIVE, SettledBy(clusters_more=more, reason=why))
+
+
+def _side_of(found: Regime) -> Side | None:
+    if found.side is None:
+        return None
+    name, share = found.side
+    return Side(regime=name, **_share(share).model_dump())
 
 
 def _share(found: Estimate) -> Share:

@@ -6,6 +6,7 @@ uncertain ones. The residual is one of the signals, and gets the same yardstick.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,12 @@ from arca_diag.diagnostics.agreement import rank_tokens
 from arca_diag.diagnostics.concentration import effn_corrected, gini_corrected, token_share_90
 from arca_diag.diagnostics.uncertainty import cluster_mean, cluster_share
 from arca_diag.measurements.evidence import Evidence, Place, known
-from arca_diag.results import Figure, Share, WhatIf
+from arca_diag.results import Figure, Share, View, WhatIf
 from arca_diag.shapes import padded
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import chunks_with_span
 from arca_diag.thresholds import Cuts
-from arca_diag.verdict import classify, regime_of
+from arca_diag.verdict import INCONCLUSIVE, classify, regime_of
 
 POWERS = (1.0, 2.0)
 #: The floor of the paper's published code, and others by what part of a signal's mean they are.
@@ -29,6 +30,9 @@ FLOOR = 1e-8
 FLOORS_OF_MEAN = (0.01, 0.1)
 #: What TRL's `top_entropy_quantile` could be: 0.2 is that of the paper it comes from.
 QUANTILES = (0.2, 0.5)
+
+#: Checkpoint, view and signal.
+Drowned = tuple[int | str, View, str]
 
 _FIGURES = {
     "gini_corrected": gini_corrected,
@@ -54,15 +58,20 @@ class _Completions:
 
 @dataclass(frozen=True, kw_only=True)
 class _Way:
-    """A way to give credit: w_t as `credit_weights` has it, of these scores."""
+    """A way to give credit: w_t as `credit_weights` has it, of these scores of a signal."""
 
     name: str
+    signal: str
     scores: Float[np.ndarray, " token"]
     epsilon: float
     sharpening: float = 1.0
 
 
-def what_if(evidence: Evidence, quantile: float | None = None) -> list[WhatIf]:
+def what_if(
+    evidence: Evidence,
+    quantile: float | None = None,
+    drowned: Mapping[Drowned, str] = MappingProxyType({}),
+) -> list[WhatIf]:
     """Credit given in other ways, at the last measured checkpoint in each view.
 
     Of each signal: `SIGNAL s=1` and `s=2` (the configured epsilon); `SIGNAL eps=E` (s = 1) with E
@@ -74,11 +83,13 @@ def what_if(evidence: Evidence, quantile: float | None = None) -> list[WhatIf]:
     `uncredited` is the share of completions that would get no credit at all: no score is above
     zero, or none of their tokens is among the most uncertain. They count as `no-signal` in the
     regime, which is named by the rule of `verdict.regime_of`. Completions that count no token are
-    left out, and so is a view without completions.
+    left out, and so is a view without completions. What rounding may have made has no regime here
+    either: it is `inconclusive`, with the reason.
 
     Args:
         evidence: The tables of a result.
         quantile: One more for `top_entropy`: the run's own.
+        drowned: Checkpoint, view and signal that is not judged for its noise -> why.
     """
     if not evidence.steps:
         return []
@@ -89,7 +100,13 @@ def what_if(evidence: Evidence, quantile: float | None = None) -> list[WhatIf]:
         if place.name == last:
             completions = _completions(evidence, place)
             out += [
-                _credited(way, completions, place, evidence.cuts)
+                _credited(
+                    way,
+                    completions,
+                    place,
+                    evidence.cuts,
+                    drowned.get((place.label, place.view, way.signal)),
+                )
                 for way in _ways(completions, evidence.epsilon, quantile)
             ]
     return out
@@ -114,17 +131,19 @@ def _ways(completions: _Completions, epsilon: float, quantile: float | None) -> 
         return
     for name, scores in completions.signals.items():
         for power in POWERS:
-            yield _Way(name=f"{name} s={power:g}", scores=scores, epsilon=epsilon, sharpening=power)
-        yield _Way(name=f"{name} eps={FLOOR:g}", scores=scores, epsilon=FLOOR)
+            said = f"{name} s={power:g}"
+            yield _Way(name=said, signal=name, scores=scores, epsilon=epsilon, sharpening=power)
+        yield _Way(name=f"{name} eps={FLOOR:g}", signal=name, scores=scores, epsilon=FLOOR)
         mean = float(scores.mean())
         for part in FLOORS_OF_MEAN:
             floor = part * mean
             said = f"{name} eps={floor:.3g} ({part:.0%} of its mean)"
-            yield _Way(name=said, scores=scores, epsilon=floor)
-        yield _Way(name=f"{name} top 20%", scores=_top(scores, completions.lengths), epsilon=0.0)
+            yield _Way(name=said, signal=name, scores=scores, epsilon=floor)
+        top = _top(scores, completions.lengths)
+        yield _Way(name=f"{name} top 20%", signal=name, scores=top, epsilon=0.0)
     for share in sorted({*QUANTILES, *([] if quantile is None else [quantile])}):
         kept = _most_uncertain(completions.signals["entropy"], share)
-        yield _Way(name=f"top_entropy {share:g}", scores=kept, epsilon=0.0)
+        yield _Way(name=f"top_entropy {share:g}", signal="entropy", scores=kept, epsilon=0.0)
 
 
 def _top(
@@ -150,7 +169,9 @@ def _most_uncertain(
     return (weights[0] > 0).astype(float)
 
 
-def _credited(way: _Way, completions: _Completions, place: Place, cuts: Cuts) -> WhatIf:
+def _credited(
+    way: _Way, completions: _Completions, place: Place, cuts: Cuts, drowned: str | None
+) -> WhatIf:
     lengths, clusters = completions.lengths, completions.clusters
     figures = {name: np.empty(len(lengths)) for name in _FIGURES}
     without = np.empty(len(lengths), dtype=bool)
@@ -168,8 +189,9 @@ def _credited(way: _Way, completions: _Completions, place: Place, cuts: Cuts) ->
         view=place.view,
         credit=way.name,
         uncredited=Share(value=share.value, low=known(share.low), high=known(share.high)),
-        regime=regime_of(classes, clusters, cuts).regime,
+        regime=INCONCLUSIVE if drowned else regime_of(classes, clusters, cuts).regime,
         n_clusters=share.n_clusters,
+        reason=drowned,
         **{name: _mean(values, clusters) for name, values in figures.items()},
     )
 

@@ -114,6 +114,25 @@ def test_another_cut_is_applied_to_saved_tables(scanned: tuple[Report, Path]) ->
     assert not any(regime == "sparse" for regime, _ in words(strict).values())
 
 
+def test_what_may_be_rounding_has_no_regime_no_onset_and_none_if_credited_otherwise(
+    scanned: tuple[Report, Path],
+) -> None:
+    report, folder = scanned
+    saved = store.read_tables(folder, report)
+    loud = dataclasses.replace(saved, noise=saved.noise.assign(surprisal=3.0))
+    steps = {c.name: c.step for c in report.run.checkpoints if c.measured}
+    members = tables.saved_memberships(saved.trajectories)
+    found = judging.judge(loud, members, steps, ScanConfig(run=folder))
+    assert "surprisal" in {o.signal for o in report.onsets}
+    assert "surprisal" not in {o.signal for o in found.onsets}
+    for one in found.what_if:
+        own = one.credit.startswith("surprisal ")
+        assert (one.reason is not None) == own
+        assert not own or (one.regime, "rounding is" in str(one.reason)) == ("inconclusive", True)
+    drowned = [v for v in found.verdicts if v.signal == "surprisal"]
+    assert {(v.regime, v.side) for v in drowned} == {("inconclusive", None)}
+
+
 def test_an_older_result_without_the_newer_tables_is_judged(scanned: tuple[Report, Path]) -> None:
     report, folder = scanned
     saved = store.read_tables(folder, report)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from arca_diag.credit import credit_weights
 from arca_diag.diagnostics.concentration import effn_corrected, gini_corrected
@@ -301,6 +301,38 @@ def verdict_of(*clusters: str, inner: Sequence[str] | None = None, cuts: Cuts = 
             ids.append({"rollout_id": f"{prompt}/{place}", "cluster": prompt, "completion": letter})
     (found,) = judge_regimes(pd.DataFrame(rows), pd.DataFrame(ids), cuts)
     return found
+
+
+class TestSide:
+    """The share that decided, whose limits no sum of the classes' shares has."""
+
+    @pytest.mark.parametrize(
+        ("clusters", "regime", "side", "value"),
+        [
+            (["ss"] * 8, "sparse", "sparse", 1.0),
+            (["ssll"] * 8, "leaning-sparse", "leaning-sparse", 1.0),
+            (["uuvv", "uuvm"] * 4, "leaning-uniform", "leaning-uniform", 0.875),
+            (["ssss", "lllm"] * 4, "leaning-sparse", "leaning-sparse", 0.875),
+            (["ss", "mm", "sm", "mu"] * 3, "inconclusive", "middle", 0.5),
+            (["ss"] * 3, "inconclusive", "leaning-sparse", 1.0),
+            (["smun"] * 24, "mixed", "no-signal", 0.25),
+        ],
+    )
+    def test_it_is_of_the_regime_or_of_the_largest_side(self, clusters, regime, side, value):
+        found = verdict_of(*clusters)
+        assert found.regime == regime
+        assert found.side is not None
+        assert (found.side.regime, found.side.value) == (side, pytest.approx(value))
+
+    def test_its_limits_are_over_prompts(self):
+        found = verdict_of(*["ssss", "lllm"] * 4)
+        half = stats.t.ppf(0.975, 7) * np.std([1.0, 0.75] * 4, ddof=1) / math.sqrt(8)
+        assert (found.side.low, found.side.high) == pytest.approx((0.875 - half, 0.875 + half))
+        assert found.side.low > 0.5
+
+    def test_where_nothing_is_classed_there_is_none(self):
+        assert verdict_of(*["00"] * 8).side is None
+        assert verdict_of(*["--"] * 8).side is None
 
 
 class TestRegimes:

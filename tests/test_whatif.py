@@ -227,6 +227,30 @@ class TestAgreement:
         assert ginis[1] > ginis[2] + 0.05
 
 
+class TestNoise:
+    """What verdicts do not judge is not judged here."""
+
+    PROMPTS = "abcdefghij" * 2
+
+    def test_a_signal_that_may_be_rounding_has_figures_and_no_regime(self):
+        row = [float(k) ** -3.0 for k in range(1, 41)]
+        of = evidence({"residual": [row] * 20, "entropy": [row] * 20}, self.PROMPTS)
+        plain = what_if(of)
+        why = {(20, "on-policy", "residual"): "loud", (20, "on-policy", "entropy"): "too"}
+        found = what_if(of, drowned=why)
+        for before, one in zip(plain, found, strict=True):
+            signal = "entropy" if one.credit.startswith("top_entropy") else one.credit.split()[0]
+            reason = why.get((20, "on-policy", signal))
+            regime = "inconclusive" if reason else before.regime
+            assert one == before.model_copy(update={"regime": regime, "reason": reason})
+        assert {w.regime for w in plain if w.credit.startswith("residual")} >= {"sparse"}
+
+    def test_noise_elsewhere_withholds_nothing(self):
+        of = evidence({"residual": SCORES}, PROMPTS)
+        elsewhere = {(3, "on-policy", "residual"): "loud", (20, "fixed-set", "residual"): "loud"}
+        assert what_if(of, drowned=elsewhere) == what_if(of)
+
+
 class TestLast:
     def test_the_last_is_by_step_and_else_by_order(self):
         of = evidence({}, "abc", steps={"x": 20, "y": 3})

@@ -243,13 +243,13 @@ def demo(
 @app.command()
 def explain(
     identity: Annotated[
-        str | None, typer.Argument(metavar="ID", help="A finding's id, or a threshold's.")
+        str | None, typer.Argument(metavar="ID", help="Of a finding, a regime or a threshold.")
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="Print the id of every finding instead.")
+        bool, typer.Option("--list", help="Print the id of every finding and regime instead.")
     ] = False,
 ) -> None:
-    """Say what a finding means, how it is measured, its thresholds, and what to do about it."""
+    """Say what a finding or a regime means, how it is measured, by what cuts, and what to do."""
     with _fixable_errors():
         from arca_diag import explanations
         from arca_diag.report.explanation import print_explanation, print_list
@@ -260,7 +260,7 @@ def explain(
                 hint="for example `arca-diag explain adapter-inert`",
             )
         if identity is None:
-            print_list(_stdout(), explanations.EXPLANATIONS, bare=not sys.stdout.isatty())
+            print_list(_stdout(), explanations.listed(), bare=not sys.stdout.isatty())
         else:
             print_explanation(_stdout(), explanations.explain(identity))
 

@@ -142,12 +142,16 @@ def entropy_collapsed(log: Log) -> Finding | None:
         "same_groups": log.same_groups,
     }
     level: Literal["error", "warn", "note"] = "note"
-    said = "while the run still learned, or groups hold several answers"
-    if not _rises(log):
-        if log.same_groups is None:
-            level, said = "warn", "while the reward did not rise; the groups' answers are unknown"
-        elif log.cuts.passed("entropy-collapse-distinct", log.same_groups):
-            level, said = "error", "while groups fell to one answer and the reward did not rise"
+    if _rises(log):
+        said = f"while the policy still learned: the reward rose from {reward[0]:.3g} to "
+        said += f"{reward[1]:.3g}{_still_differ(log)}"
+    elif log.same_groups is None:
+        level = "warn"
+        said = f"while the reward did not rise; the groups' answers are unknown{_still_differ(log)}"
+    elif log.cuts.passed("entropy-collapse-distinct", log.same_groups):
+        level, said = "error", "while groups fell to one answer and the reward did not rise"
+    else:
+        said = f"while the reward did not rise{_still_differ(log)}"
     action = (
         "nothing, unless the reward has stopped rising"
         if level == "note"
@@ -295,6 +299,16 @@ def _lower_limit(values: np.ndarray, groups: float) -> float:
         return 0.0
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     return max(0.0, float(values.mean() - special.stdtrit(len(values) - 1, 0.975) * error))
+
+
+def _still_differ(log: Log) -> str:
+    """What is known of how much completions of a late group still differ, and their rewards."""
+    known = []
+    if log.same_groups is not None:
+        known.append(f"{1 - log.same_groups:.0%} of the late groups hold several answers")
+    if zero := log.ends("frac_reward_zero_std"):
+        known.append(f"{1 - zero[1]:.0%} earn different rewards")
+    return f"; {', '.join(known)}" if known else ""
 
 
 def _rises(log: Log) -> bool:

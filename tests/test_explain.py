@@ -16,8 +16,14 @@ from arca_diag import explanations
 from arca_diag.cli import app
 from arca_diag.errors import ArcaError
 from arca_diag.explanations import CLASS_CUTS, EXPLANATIONS, explain, used_by
+from arca_diag.explanations.terms import TERMS
 from arca_diag.faults import ACTIONS
-from arca_diag.report.explanation import print_explanation, print_list, render_explanation
+from arca_diag.report.explanation import (
+    print_explanation,
+    print_list,
+    render_explanation,
+    render_term,
+)
 from arca_diag.report.words import finding_lines
 from arca_diag.results import Finding
 from arca_diag.thresholds import (
@@ -27,13 +33,14 @@ from arca_diag.thresholds import (
     LOG_THRESHOLDS,
     REGIME_THRESHOLDS,
 )
-from arca_diag.verdict import CLASSES, SHORT
+from arca_diag.verdict import CLASSES, INCONCLUSIVE, MIXED, REGIMES, SHORT, UNDEFINED
 from tests.test_docs import finding_ids
 
 PACKAGE = Path(__file__).parents[1] / "arca_diag"
 RULES = ("findings", "lint", "logs", "fidelity")
 LEVELS = ("error", "warn", "note")
 IDS = [e.id for e in EXPLANATIONS]
+WORDS = [t.id for t in TERMS]
 CUTS = tuple(DEFAULT)
 
 
@@ -169,12 +176,58 @@ def test_an_explanation_holds_every_part_and_fits_in_80_columns(explanation) -> 
     assert "|" not in explanation.says  # it stands in a table
 
 
+def test_every_regime_and_class_that_verdicts_name_is_explained() -> None:
+    named = {*REGIMES, *CLASSES, SHORT, MIXED, INCONCLUSIVE, UNDEFINED}
+    assert set(WORDS) == named | {"onset", "reward_gap"}
+    assert len(WORDS) == len(set(WORDS))
+    assert not set(WORDS) & {*IDS, *(cut.id for cut in CUTS)}
+
+
+@pytest.mark.parametrize("term", TERMS, ids=lambda t: t.id)
+def test_a_word_is_explained_with_the_cuts_of_the_code_and_in_80_columns(term) -> None:
+    assert explain(term.id) is term
+    shown = render_term(term).plain
+    for part in (term.says, term.rule, term.looks, term.source, *term.actions):
+        assert words(part) == part != ""
+        assert part in words(shown)
+    lines = shown.splitlines()
+    for name in term.thresholds:
+        cut = next(c for c in CUTS if c.id == name)
+        assert f"  {name} {cut.comparator} {cut.value:g}" in lines
+    assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_is_explained_by_its_own_cuts_of_both_figures(name) -> None:
+    (term,) = (t for t in TERMS if t.id == name)
+    own = {cut.id for cut in REGIME_THRESHOLDS if cut.id.partition("-")[2] == name}
+    if name == "middle":
+        own = {f"{p}-leaning-{side}" for p in ("gini", "effn") for side in ("sparse", "uniform")}
+    assert {t for t in term.thresholds if t[:5] in ("gini-", "effn-")} == own
+    assert {"share-majority", "clusters-least"} <= set(term.thresholds)
+
+
+@pytest.mark.parametrize("name", ["onset", "reward_gap", *CLASSES])
+def test_a_figure_of_many_says_whether_it_is_corrected_for_that(name) -> None:
+    (term,) = (t for t in TERMS if t.id == name)
+    assert re.search(r"not corrected|nothing is corrected|corrected by Holm", term.rule)
+
+
+def test_a_regime_is_printed_by_the_command() -> None:
+    (term,) = (t for t in TERMS if t.id == "leaning-sparse")
+    found = run("leaning-sparse")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout == f"{render_term(term).plain}\n"
+
+
 def test_other_findings_that_are_spoken_of_exist() -> None:
     """`see nothing-moves`: every word with a hyphen that could be an id of a finding."""
     beginnings = {i.split("-")[0] for i in IDS}
     known = {*IDS, "ref-adapter"}
-    for explanation in EXPLANATIONS:
-        for text in (explanation.confounds, explanation.meaning, *explanation.actions):
+    said = [(e.confounds, e.meaning, *e.actions) for e in EXPLANATIONS]
+    said += [(t.rule, t.looks, *t.actions) for t in TERMS]
+    for texts in said:
+        for text in texts:
             for word in re.findall(r"(?<![\w/-])(?:see |[Aa]s (?:for )?)([a-z]+-[a-z]+)", text):
                 assert word in known or word.split("-")[0] not in beginnings, word
 
@@ -208,7 +261,7 @@ def test_every_threshold_can_be_explained(cut) -> None:
 def test_a_list_that_is_piped_is_one_bare_id_a_line() -> None:
     for env in ({}, {"FORCE_COLOR": "1"}, {"COLUMNS": "10"}):
         found = run("--list", **env)
-        assert found.stdout == "".join(f"{i}\n" for i in IDS)
+        assert found.stdout == "".join(f"{i}\n" for i in [*IDS, *WORDS])
         assert (found.returncode, found.stderr) == (0, "")
 
 
@@ -230,8 +283,8 @@ def test_a_list_on_a_terminal_says_what_each_finding_is() -> None:
     os.close(main)
     assert process.returncode == 0
     text = words(shown.decode())
-    for explanation in EXPLANATIONS:
-        assert f"{explanation.id} {explanation.says}" in text
+    for explained in (*EXPLANATIONS, *TERMS):
+        assert f"{explained.id} {explained.says}" in text
     assert all(len(line) <= 80 for line in shown.decode().splitlines())
 
 
@@ -256,7 +309,7 @@ def test_colour_is_off_where_it_is_not_wanted(monkeypatch) -> None:
 def test_an_unknown_id_exits_2_and_names_the_nearest(asked, meant) -> None:
     found = CliRunner().invoke(app, ["explain", asked])
     assert (found.exit_code, found.stdout) == (2, "")
-    assert f"'{asked}': no finding and no threshold has this id" in found.stderr
+    assert f"'{asked}': no finding, no regime and no threshold has this id" in found.stderr
     assert meant in found.stderr
 
 
@@ -291,7 +344,7 @@ def test_explain_takes_an_id_or_the_list(arguments) -> None:
 
 
 def test_a_cut_that_is_nowhere_is_no_id() -> None:
-    with pytest.raises(ArcaError, match="no finding and no threshold"):
+    with pytest.raises(ArcaError, match="no finding, no regime and no threshold"):
         explain("gini")
 
 

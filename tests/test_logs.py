@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,27 @@ class TestEntropy:
     def test_one_of_the_three_missing_is_a_note(self, reward, same):
         told = found(same, entropy=list(self.FALLING), reward=list(reward))
         assert told == {"entropy-low": "note"}
+
+    def test_the_message_says_that_the_policy_learned_and_what_groups_hold(self):
+        rising = list(np.linspace(0.1, 0.9, 40))
+        series = {"entropy": list(self.FALLING), "reward": rising}
+        series["frac_reward_zero_std"] = [0.0] * 36 + [0.25] * 4
+        (told,) = log_findings(Log(rows=rows(**series), same_groups=0.3))
+        ends = Log(rows=rows(**series)).ends("reward")
+        assert told.message.endswith(
+            f"while the policy still learned: the reward rose from {ends[0]:.3g} to {ends[1]:.3g}; "
+            "70% of the late groups hold several answers, 75% earn different rewards"
+        )
+
+    def test_the_message_says_no_more_than_is_known(self):
+        rising = list(np.linspace(0.1, 0.9, 40))
+        (told,) = log_findings(Log(rows=rows(entropy=list(self.FALLING), reward=rising)))
+        assert re.search(r"the reward rose from \S+ to \S+$", told.message)
+        flat = rows(entropy=list(self.FALLING), reward=list(self.FLAT))
+        (told,) = log_findings(Log(rows=flat, same_groups=0.3))
+        assert told.message.endswith(
+            "while the reward did not rise; 70% of the late groups hold several answers"
+        )
 
     def test_a_third_of_the_entropy_left_is_nothing(self):
         assert found(0.9, entropy=list(np.linspace(1, 0.33, 40)), reward=list(self.FLAT)) == {}

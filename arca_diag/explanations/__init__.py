@@ -1,6 +1,7 @@
 """What every finding means, how it is measured and what to do about it: data, a tuple to read.
 
-A new finding is a rule elsewhere, an entry here, a test and a row in the README.
+A new finding is a rule elsewhere, an entry here, a test and a row in the README. The words that
+verdicts use, regimes above all, are explained likewise.
 """
 
 import difflib
@@ -10,8 +11,9 @@ from arca_diag.errors import ArcaError
 from arca_diag.explanations.adapters import ADAPTERS
 from arca_diag.explanations.completions import COMPLETIONS
 from arca_diag.explanations.credit import CREDIT
-from arca_diag.explanations.entry import Explanation
+from arca_diag.explanations.entry import Explanation, Term
 from arca_diag.explanations.inputs import CHECKPOINTS, MODELS
+from arca_diag.explanations.terms import TERMS
 from arca_diag.explanations.training import LOG, REPLAY
 from arca_diag.results import Threshold
 from arca_diag.thresholds import DEFAULT
@@ -46,13 +48,13 @@ CLASS_CUTS: dict[str, str] = {
 }
 
 
-def cuts_of(found: Explanation) -> list[Threshold]:
-    """The cuts that decide a finding, in its order."""
+def cuts_of(found: Explanation | Term) -> list[Threshold]:
+    """The cuts that decide a finding or a word, in its order."""
     return [next(cut for cut in DEFAULT if cut.id == name) for name in found.thresholds]
 
 
-def explain(identity: str) -> Explanation | Threshold:
-    """The finding or the cut of an id; the finding where both have it, for it prints the cut.
+def explain(identity: str) -> Explanation | Term | Threshold:
+    """The finding, word or cut of an id; the finding before a cut, for it prints the cut.
 
     Raises:
         ArcaError: There is neither; the hint names the nearest.
@@ -63,9 +65,14 @@ def explain(identity: str) -> Explanation | Threshold:
     near = difflib.get_close_matches(identity[:100].lower(), [known.id for known in _known()])
     did_you_mean = f"did you mean {' or '.join(near)}? " if near else ""
     raise ArcaError(
-        f"{identity!r:.100}: no finding and no threshold has this id",
-        hint=f"{did_you_mean}`arca-diag explain --list` names every finding",
+        f"{identity!r:.100}: no finding, no regime and no threshold has this id",
+        hint=f"{did_you_mean}`arca-diag explain --list` names every finding and regime",
     )
+
+
+def listed() -> list[Explanation | Term]:
+    """Every finding, and after them the words that verdicts use."""
+    return [*EXPLANATIONS, *TERMS]
 
 
 def used_by(threshold: str) -> list[str]:
@@ -73,6 +80,6 @@ def used_by(threshold: str) -> list[str]:
     return [e.id for e in EXPLANATIONS if threshold in e.thresholds]
 
 
-def _known() -> Iterator[Explanation | Threshold]:
-    yield from EXPLANATIONS
+def _known() -> Iterator[Explanation | Term | Threshold]:
+    yield from listed()
     yield from DEFAULT

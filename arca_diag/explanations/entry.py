@@ -1,4 +1,4 @@
-"""What one finding is, for a reader who met its id."""
+"""What one finding, or one word of a verdict, is, for a reader who met its id."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -29,5 +29,28 @@ class Explanation:
     measured: str
     thresholds: tuple[str, ...] = ()
     confounds: str
+    actions: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A word that verdicts use, explained: a regime, or a figure that is read beside them.
+
+    Attributes:
+        id: The word as it is printed.
+        says: One line.
+        rule: When exactly it is said, and of what.
+        thresholds: Ids of the cuts that decide it; values stand in the code alone.
+        looks: What it looks like in figures and pictures.
+        actions: What to do, the likeliest first.
+        source: Where the rule comes from.
+    """
+
+    id: str
+    says: str
+    rule: str
+    thresholds: tuple[str, ...] = ()
+    looks: str
     actions: tuple[str, ...]
     source: str

@@ -1,6 +1,5 @@
 """A result on a terminal: the headline first, then the numbers, then what was not measured."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +8,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from arca_diag.faults import ACTIONS, DEGENERATE
-from arca_diag.report.headline import headline, last_verdicts
+from arca_diag.faults import ACTIONS
+from arca_diag.report.headline import headline
+from arca_diag.report.verdicts import render_verdicts
 from arca_diag.report.words import at, count, finding_lines, safe
-from arca_diag.results import Measurement, Report, SettledBy, View
+from arca_diag.results import Measurement, Report, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import DEFAULT
-from arca_diag.verdict import INCONCLUSIVE
 
 _SHOWN = 6  # checkpoints side by side in 80 columns
 _VIEW_MEANS = {
@@ -51,9 +50,7 @@ def render_console(report: Report, folder: Path, reproduce: str) -> RenderableTy
     if not report.findings:
         parts += [Text("no fault found"), Text("")]
     parts += [Text(f"Files    {folder}/", no_wrap=True, overflow="ignore")]
-    parts += [
-        Text("         report.json, and tokens, trajectories, rollouts, noise, layers (.parquet)")
-    ]
+    parts += [Text("         report.json; .parquet: tokens, trajectories, rollouts, noise, layers")]
     parts += [Text("         plots/concentration  plots/lorenz  plots/residual  (.png, .svg)")]
     parts += [Text(f"Next     {reproduce}", no_wrap=True, overflow="ignore")]
     return Group(*parts)
@@ -167,73 +164,7 @@ def _view_table(report: Report, view: View) -> list[RenderableType]:
     out: list[RenderableType] = [title, table]
     if len(shown) < len(names):
         out.append(Text(f"  {len(shown)} of {len(names)} checkpoints shown; report.json has all"))
-    return [*out, *_verdicts(report, view)]
-
-
-def _verdicts(report: Report, view: View) -> list[RenderableType]:
-    """The regime of every signal at the last checkpoint, and what made it so."""
-    found = last_verdicts(report, view)
-    if not found:
-        return []
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(Text(safe(f"verdict at {at(found[0].checkpoint)}")))
-    table.add_column("regime", no_wrap=True)
-    table.add_column("because", overflow="fold")
-    for verdict in found:
-        because = ", ".join(verdict.causes)
-        if not because and verdict.regime in DEGENERATE:
-            because = "no cause found"
-        if verdict.without_ends not in (verdict.regime, INCONCLUSIVE):
-            because += (
-                f"{'; ' if because else ''}{verdict.without_ends} without first and end token"
-            )
-        table.add_row(verdict.signal, verdict.regime, because)
-    unsettled: dict[str, list[SettledBy]] = {}
-    for verdict in found:
-        if verdict.settled_by is not None:
-            unsettled.setdefault(verdict.regime, []).append(verdict.settled_by)
-    told = [f"  {regime}: {_settling(why)}" for regime, why in unsettled.items()]
-    told += _elsewhere(report, view, found[0].checkpoint)
-    if view == "fixed-set":
-        told += _onsets(report)
-    return [Text(""), table, *(Text(safe(line)) for line in told)]
-
-
-def _elsewhere(report: Report, view: View, last: int | str) -> list[str]:
-    """The causes at the other checkpoints, a line each."""
-    sharpening = report.provenance.options["sharpening"]
-    causes: dict[int | str, dict[str, list[str]]] = {}
-    for v in report.verdicts:
-        if (v.view, v.sharpening) == (view, sharpening) and v.checkpoint != last:
-            for cause in v.causes:
-                causes.setdefault(v.checkpoint, {}).setdefault(cause, []).append(v.signal)
-    return [
-        f"  at {at(checkpoint)}: "
-        + "; ".join(f"{cause} ({', '.join(signals)})" for cause, signals in found.items())
-        for checkpoint, found in causes.items()
-    ]
-
-
-def _onsets(report: Report) -> list[str]:
-    """When credit went to one side and stayed there."""
-    told: dict[str, list[str]] = {}
-    for onset in report.onsets:
-        if onset.by is None:
-            continue
-        when = f"from {at(onset.by)} on"
-        when += " or before" if onset.after is None else f", not yet at {at(onset.after)}"
-        side = "no signal" if onset.side == "no-signal" else f"on the {onset.side} side"
-        told.setdefault(f"{side} {when}", []).append(onset.signal)
-    return [f"  {when}: {', '.join(signals)}" for when, signals in told.items()]
-
-
-def _settling(unsettled: Sequence[SettledBy]) -> str:
-    """Why signals are inconclusive and what would settle them: of several, the hardest."""
-    hardest = max(unsettled, key=lambda s: math.inf if s.clusters_more is None else s.clusters_more)
-    which = "" if len(unsettled) == 1 else "of the last to settle: "
-    more = hardest.clusters_more
-    told = "" if more is None else f"; {more:,} more prompts like these would settle it"
-    return f"{which}{hardest.reason}{told}"
+    return [*out, *render_verdicts(report, view)]
 
 
 def _how_to_read() -> Text:
@@ -241,8 +172,10 @@ def _how_to_read() -> Text:
         "G^ is the Gini coefficient of the credit within a completion, corrected for\n"
         "length (0 even, 1 one token); e^ the share of effective tokens, corrected for\n"
         "length (1 even, 0 one token). Means over prompts; report.json has their 95%\n"
-        "intervals. A regime is what surely more than half of the completions have;\n"
-        "`arca-diag explain ID` says what a cause is and how it is measured."
+        "intervals. A regime is what surely more than half of the completions have, here\n"
+        "with its 95% limits over prompts: each signal and checkpoint by itself, so of\n"
+        "many a few are off. Causes are corrected for how many are asked.\n"
+        "`arca-diag explain WORD` says what a regime or cause is and how it is measured."
     )
 
 
@@ -287,14 +220,6 @@ def _pair(gini: Measurement | None, effn: Measurement | None) -> str:
 def _short(value: float) -> str:
     """Two decimals without the leading zero: .93, 1.00."""
     return f"{value:.2f}".removeprefix("0")
-
-
-def _percent(value: float | None) -> str:
-    return f"{100 * (value or 0):.0f}%"
-
-
-def _words(signal: str) -> str:
-    return signal.replace("_", " ")
 
 
 def _spread(names: Sequence[int | str]) -> list[int | str]:

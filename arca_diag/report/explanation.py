@@ -7,28 +7,30 @@ from rich.console import Console
 from rich.text import Text
 
 from arca_diag.explanations import CLASS_CUTS, cuts_of, used_by
-from arca_diag.explanations.entry import Explanation
+from arca_diag.explanations.entry import Explanation, Term
 from arca_diag.results import Threshold
 
 _WIDEST = 80  # longer lines are hard to read, however wide the terminal
 
 
-def print_explanation(console: Console, found: Explanation | Threshold) -> None:
-    """Print what a finding or a cut is."""
+def print_explanation(console: Console, found: Explanation | Term | Threshold) -> None:
+    """Print what a finding, a word of a verdict or a cut is."""
     width = min(console.width, _WIDEST)
     if isinstance(found, Threshold):
         text = render_threshold(found, width)
+    elif isinstance(found, Term):
+        text = render_term(found, width)
     else:
         text = render_explanation(found, width)
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def print_list(console: Console, explanations: Sequence[Explanation], *, bare: bool) -> None:
+def print_list(console: Console, explanations: Sequence[Explanation | Term], *, bare: bool) -> None:
     """Print every id with its one line; bare ids, one a line, are for programs.
 
     Args:
         console: Where to.
-        explanations: Of which findings.
+        explanations: Of which findings and words.
         bare: Nothing but ids.
     """
     if bare:
@@ -44,16 +46,27 @@ def print_list(console: Console, explanations: Sequence[Explanation], *, bare: b
 
 def render_explanation(found: Explanation, width: int = _WIDEST) -> Text:
     """Everything about a finding, in lines of `width` columns; cuts are those of the code."""
-    numbered = [_hanging(f"  {n}. ", a, width) for n, a in enumerate(found.actions, start=1)]
     sections = [
         ("What it means", _wrapped(found.meaning, width)),
         ("How it is measured", _wrapped(found.measured, width)),
         ("Thresholds", _cut_lines(cuts_of(found), width)),
         ("What can look like it, and the guard", _wrapped(found.confounds, width)),
-        ("What to do", numbered),
+        ("What to do", _numbered(found.actions, width)),
         ("Source", _wrapped(found.source, width)),
     ]
     return _page(found.id, f": {levels(found)}", found.says, sections, width)
+
+
+def render_term(found: Term, width: int = _WIDEST) -> Text:
+    """Everything about a word that verdicts use; cuts are those of the code."""
+    sections = [
+        ("The rule", _wrapped(found.rule, width)),
+        ("Thresholds", _cut_lines(cuts_of(found), width)),
+        ("What it looks like", _wrapped(found.looks, width)),
+        ("What to do", _numbered(found.actions, width)),
+        ("Source", _wrapped(found.source, width)),
+    ]
+    return _page(found.id, "", found.says, sections, width)
 
 
 def render_threshold(cut: Threshold, width: int = _WIDEST) -> Text:
@@ -81,6 +94,10 @@ def _page(
             out.append("\n\n").append(heading, style="bold")
             out.append("\n" + "\n".join(lines))
     return out
+
+
+def _numbered(actions: Sequence[str], width: int) -> list[str]:
+    return [_hanging(f"  {n}. ", a, width) for n, a in enumerate(actions, start=1)]
 
 
 def _cut_lines(cuts: Sequence[Threshold], width: int) -> list[str]:

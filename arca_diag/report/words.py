@@ -44,10 +44,10 @@ def finding_lines(findings: Iterable[Finding]) -> list[Text]:
     for (identity, level, action), same in alike.items():
         places = [at(f.checkpoint) for f in same if f.checkpoint is not None]
         where = f" at {', '.join(dict.fromkeys(places))}" if places else ""
-        first = "" if len({f.message for f in same}) == 1 else f" (so at {places[0]})"
+        first = "" if len({f.message for f in same}) == 1 else f" (figures of {places[0]})"
         told = f"[{identity}]{where}: {same[0].message}{first}"
         if consequences := list(dict.fromkeys(c for f in same for c in f.cause_of)):
-            told += f" (so also: {', '.join(consequences)})"
+            told += f"; from this follow: {', '.join(consequences)}"
         out.append(Text.assemble((f"{level} ", _STYLE[level]), lines(told)))
         out.append(Text(lines(f"     do: {action}")))
     if alike:

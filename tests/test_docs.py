@@ -2,8 +2,11 @@
 
 import ast
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -11,13 +14,16 @@ from arca_diag.cli import app
 from arca_diag.config import ScanConfig
 from arca_diag.diagnostics import DIAGNOSTICS
 from arca_diag.explanations import EXPLANATIONS
+from arca_diag.explanations.terms import TERMS
 from arca_diag.faults import ACTIONS
 from arca_diag.inputs.rollouts import READERS
 from arca_diag.report.explanation import levels
 from arca_diag.results import ExitCode
 from arca_diag.signals import SIGNALS
+from arca_diag.tables import TOKENS
 from arca_diag.thresholds import REGIME_THRESHOLDS
 from arca_diag.verdict import CLASSES, NO_SIGNAL, SHORT
+from tests.test_results import finding, measurement, report, verdict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -129,6 +135,64 @@ def test_every_module_is_in_the_file_tree() -> None:
     for path in (ROOT / "arca_diag").rglob("*.py"):
         if not path.name.startswith("__"):
             assert path.name in tree, path.name
+
+
+def test_every_word_of_a_verdict_that_explain_knows_is_in_the_readme() -> None:
+    words = {t.id for t in TERMS} - {"undefined"}
+    assert {w for w in words if f"`{w}`" not in README and f"`{w}s`" not in README} == set()
+
+
+def test_what_is_pointwise_and_what_is_corrected_is_said() -> None:
+    (told,) = re.findall(r"^\*\*One interval, one question\.\*\*.*$", section("Diagnostics"), re.M)
+    for word in ("regimes", "onsets", "reward gaps", "pointwise", "not corrected", "Holm"):
+        assert word in told
+
+
+@pytest.fixture
+def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder `demo-result` in the working directory, as a scan leaves one, but small."""
+    folder = tmp_path / "demo-result"
+    folder.mkdir()
+    given = {"name": "gini_corrected", "view": "fixed-set", "sharpening": 1.0, "reason": None}
+    figures = [measurement(checkpoint=n, value=n / 10, **given) for n in (2, 8)]
+    found = [finding(level="note"), finding(id="adapter-broken", level="error", message="holed")]
+    one = report(
+        measurements=figures,
+        verdicts=[verdict(), verdict(view="fixed-set", signal="entropy")],
+        findings=found,
+    )
+    (folder / "report.json").write_text(one.to_json(), "utf-8")
+    names = ["checkpoint", "token_class", "counted", "w_residual"]
+    assert set(names) <= set(TOKENS.names)
+    rows = [["c-2", "digit", True, 0.25], ["c-2", "digit", True, 0.75], ["c-2", "word", False, 9.0]]
+    pd.DataFrame(rows, columns=names).to_parquet(folder / "tokens.parquet")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def asking(language: str) -> str:
+    """The block of the Results section."""
+    (block,) = re.findall(rf"```{language}\n(.*?)```", section("Results"), re.S)
+    return block
+
+
+def test_the_pandas_example_works_as_pasted(result, capsys) -> None:
+    exec(compile(asking("python"), "README.md", "exec"), {})
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["checkpoint", "2", "8"] in shown
+    assert ["surprisal", "0.2", "0.8"] in shown
+    assert ["c-2", "digit", "0.5", "2"] in shown
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_jq_example_works_as_pasted(result) -> None:
+    found = subprocess.run(
+        ["bash", "-ec", asking("sh")], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines() == [
+        "60\tsurprisal\tinconclusive\tcompletions-short",
+        "error adapter-broken: holed",
+    ]
 
 
 def test_the_change_log_has_the_heading_for_changed_verdicts() -> None:

@@ -81,7 +81,6 @@ def judge(
         frames.rollouts,
         epsilon=config.epsilon,
         sharpening=config.sharpening,
-        seed=config.seed,
         cuts=cuts,
     )
     frames = dataclasses.replace(frames, tokens=tokens, trajectories=trajectories)

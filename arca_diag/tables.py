@@ -333,7 +333,6 @@ def judge(
     *,
     epsilon: float,
     sharpening: float,
-    seed: int = 0,
     cuts: Cuts = DEFAULT,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Turn every signal into credit and measure how concentrated it is, and beside what.
@@ -346,7 +345,6 @@ def judge(
         rollouts: As from `rollout_table`: which completions are known to be cut off.
         epsilon: The floor added to every score.
         sharpening: The configured power; figures are given at 1 too.
-        seed: Of permutations.
         cuts: Those in force.
 
     Returns:
@@ -382,7 +380,6 @@ def judge(
                     ),
                     epsilon=epsilon,
                     sharpening=power,
-                    seed=seed,
                     cuts=cuts,
                 )
                 for column, values in found.columns.items():

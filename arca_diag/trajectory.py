@@ -65,16 +65,13 @@ class Credited:
     columns: dict[str, np.ndarray]
 
 
-def give_credit(
-    block: Block, *, epsilon: float, sharpening: float, seed: int, cuts: Cuts
-) -> Credited:
+def give_credit(block: Block, *, epsilon: float, sharpening: float, cuts: Cuts) -> Credited:
     """Weigh the tokens of each completion and say everything that a row has of that.
 
     Args:
         block: The signal.
         epsilon: The floor added to every score.
         sharpening: The power.
-        seed: Of permutations.
         cuts: Those in force.
     """
     rule = {"epsilon": epsilon, "sharpening": sharpening}
@@ -93,7 +90,9 @@ def give_credit(
         reference = credit_weights(block.reference, mask, **rule)
         columns["inherited_tv"] = total_variation(weights, reference, mask)
     if block.entropies is not None:
-        columns["gini_permuted"] = gini_permuted(block.entropies, mask, seed=seed, **rule)
+        columns["gini_permuted"] = gini_permuted(
+            block.entropies, mask, epsilon=epsilon, sharpening=sharpening
+        )
 
     for name, gini, effn, where in (
         ("class", "gini_corrected", "effn_corrected", mask),

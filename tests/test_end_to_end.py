@@ -45,7 +45,6 @@ pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 #: Figures that come from random permutations.
 DRAWN = {
-    "structural_excess",
     "reward_gap_p",
     "reward_gap_p_holm",
     "prefix_agreement_null",
@@ -488,12 +487,7 @@ def test_another_seed_is_recorded_and_moves_only_what_is_drawn(
     assert after["provenance"]["seed"] == 7
     assert after["provenance"]["options"]["seed"] == 7
     for name in (*TABLES, *PLOTS):
-        if name != "trajectories.parquet":
-            assert (copied / name).read_bytes() == before[name], name
-    rows = pd.read_parquet(io.BytesIO(before["trajectories.parquet"]))
-    again = pd.read_parquet(copied / "trajectories.parquet")
-    apart = [column for column in rows if not rows[column].equals(again[column])]
-    assert apart == ["gini_permuted"]
+        assert (copied / name).read_bytes() == before[name], name
     pairs = zip(figures["measurements"], after["measurements"], strict=True)
     assert {m["name"] for m, other in pairs if m != other} == DRAWN
     for found in (figures, after):

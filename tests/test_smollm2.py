@@ -17,6 +17,7 @@ from arca_diag.results import ExitCode, Measurement, Report
 from tests.conftest import ROOT
 from tests.replay.test_forward import one, plain, rollout
 from tests.test_end_to_end import command
+from tests.test_judging import SEEDS, judged, words
 from tests.test_tables import SEVEN
 
 RUN = ROOT / "sample_runs" / "smollm2-addition"
@@ -79,6 +80,29 @@ def test_the_whole_run_is_scanned_with_every_default(scanned: Path) -> None:
     own = tokens[(tokens["checkpoint_step"] == 60) & (tokens["rollout_step"] == 60)]
     assert own["rollout_id"].nunique() == 32  # the whole batch, or the means differ
     assert own["entropy"].mean() == pytest.approx(logged, rel=0.05)
+
+
+def test_the_verdicts_are_those_that_a_reader_of_the_paper_would_expect(scanned: Path) -> None:
+    """Early surprisal is the base's, late surprisal the run's; the residual ends near even."""
+    report = Report.from_json((scanned / "report.json").read_bytes())
+    found = {(v.checkpoint, v.view, v.signal): v for v in report.verdicts if v.sharpening == 1}
+    assert "credit-inherited" in found[2, "on-policy", "surprisal"].causes
+    late = found[60, "on-policy", "surprisal"]
+    assert late.regime in ("sparse", "leaning-sparse")
+    assert "credit-inherited" not in late.causes
+    assert found[60, "on-policy", "residual"].regime in ("uniform", "leaning-uniform")
+    assert not any("numeric-noise" in v.causes for v in found.values())
+    assert {f.level for f in report.findings} == {"note"}  # a healthy stock run
+
+
+def test_twenty_other_seeds_flip_no_settled_verdict(scanned: Path) -> None:
+    report = Report.from_json((scanned / "report.json").read_bytes())
+    first = words(judged(report, scanned))
+    settled = {key for key, (regime, _) in first.items() if regime != "inconclusive"}
+    assert len(settled) > 40
+    for seed in SEEDS:
+        said = words(judged(report, scanned, seed=seed))
+        assert {key: said[key] for key in settled} == {key: first[key] for key in settled}, seed
 
 
 def test_eight_completions_agree_with_a_plain_float32_forward() -> None:

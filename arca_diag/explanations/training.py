@@ -34,10 +34,10 @@ REPLAY = (
         "run's, and an error says to believe none.",
         measured="Log-probabilities per token against those the trainer, else the sampler, kept, "
         "on completions of the checkpoint's own step: mean |difference| in nats. Else the means "
-        "of entropy and k3 KL over the batch that the log's entry is of, relative (to what was logged, "
-        "and of entropy to .2 nats at least). And always on "
-        "completions of its own step: mean(surprisal - entropy) over mean entropy, 0 on a policy's "
-        "own samples; the lower limit of its 95% interval (Student's over prompts) decides.",
+        "of entropy and k3 KL over the batch that the log's entry is of, relative to what was "
+        "logged, or of entropy to .2 nats if that is more. And always on completions of its own "
+        "step: mean(surprisal - entropy) over mean entropy, 0 on a policy's own samples; the "
+        "lower limit of its 95% interval (Student's over prompts) decides.",
         thresholds=(
             "fidelity-logprob-warn",
             "fidelity-logprob-fail",

@@ -102,6 +102,14 @@ CAUSE_THRESHOLDS = (
         source="the kind or place of a token, learned on other prompts, goes more than half of "
         "the way from even credit to this one",
     ),
+    Threshold(
+        id="agnostic-prompts",
+        value=12,
+        comparator=">=",
+        source="prompts from which on `agnostic-share` is judged: a table that 8 prompts share is "
+        "off for all of them, and with the truth on the cut .08 of runs were called (simulated); "
+        "from 12 on .03 or fewer",
+    ),
 )
 
 ADAPTER_THRESHOLDS = (

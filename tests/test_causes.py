@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from arca_diag.causes import ALPHA, CAUSES, Judged, judge_causes
+from arca_diag.causes import ALPHA, ALPHA_SKEWED, CAUSES, Judged, judge_causes
 from arca_diag.results import Measurement, Verdict, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import CAUSE_THRESHOLDS, DEFAULT
@@ -164,9 +164,11 @@ class TestEachRule:
 
 
 class TestTaskAgnostic:
-    def asked(self, by: str, value: float, null_high: float, half: float = 0.02) -> list[str]:
+    def asked(
+        self, by: str, value: float, null_high: float, half: float = 0.02, n: int = N
+    ) -> list[str]:
         null = figure(f"{by}_explained_null", 0.0, sharpening=1.0, low=-0.1, high=null_high)
-        return causes(verdict(), figure(f"{by}_explained", value, half, sharpening=1.0), null)
+        return causes(verdict(), figure(f"{by}_explained", value, half, sharpening=1.0, n=n), null)
 
     @pytest.mark.parametrize("by", ["type", "class", "position"])
     def test_any_of_type_class_and_place_can_give_the_credit(self, by):
@@ -175,6 +177,11 @@ class TestTaskAgnostic:
 
     def test_a_null_that_reaches_as_far_takes_the_call_back(self):
         assert self.asked("type", 0.9, 0.95) == []
+
+    def test_it_needs_more_prompts_than_other_causes(self):
+        """Fewer share one table, whose error is the same for all of them."""
+        found = [self.asked("type", 0.9, 0.1, n=n) for n in (8, 11, 12)]
+        assert found == [[], [], ["credit-task-agnostic"]]
 
     def test_three_looks_cost_a_factor_of_three(self):
         # The one-sided p-value of the figure alone is between ALPHA / 3 and ALPHA.
@@ -223,6 +230,11 @@ class TestAnInertAdapter:
         assert causes(verdict(), tv, MOVED) == ["credit-inherited"]
         reasons = [s.reason for s in judged(verdict(), tv, loud).skipped]
         assert any("may not have moved" in reason for reason in reasons)
+
+    def test_that_the_policy_moved_is_not_known_from_a_few_prompts(self):
+        tv = figure("inherited_tv", 0.0, 0.0, sharpening=1.0)
+        for n, held in ((7, []), (8, ["credit-inherited"])):
+            assert causes(verdict(), tv, quiet("kl_exact", n=n)) == held
 
 
 class TestRootCauseFirst:
@@ -291,7 +303,7 @@ class TestHowSure:
         found = judged(verdict(), verdict(sharpening=2.0), few, floor)
         reasons = [s.reason for s in found.skipped if s.id == "credit-task-agnostic"]
         assert len(reasons) == 2
-        assert "3 prompts, and no cause is judged below 8" in reasons
+        assert "3 prompts, and this is not judged below 12" in reasons
         assert [s.reason for s in found.skipped if s.id == "credit-floor"] == ["why not"]
 
     def test_a_figure_that_is_undefined_is_skipped_with_its_reason(self):
@@ -329,6 +341,19 @@ class TestHowSure:
         both = judged(verdict(), verdict(sharpening=2.0), figure("floor_share", value, half))
         assert all(v.causes == ["credit-floor"] for v in both.verdicts)
 
+    def test_a_skewed_figure_that_has_to_be_below_its_cut_is_held_to_a_smaller_p_value(self):
+        """What is inherited, and what rounding does not touch, at p-values beside .015."""
+        t = stats.t(N - 1)
+        for p, sure in ((ALPHA_SKEWED * 0.99, True), (ALPHA_SKEWED * 1.01, False)):
+            value = 0.1 - t.isf(p) * 0.02 / t.ppf(0.975)
+            tv = figure("inherited_tv", value, 0.02, sharpening=1.0)
+            assert (causes(verdict(), tv, MOVED) == ["credit-inherited"]) == sure
+            noise = figure("noise_share", value, 0.02, against="other-batch")
+            assert (judged(verdict(), noise).verdicts[0].regime == "sparse") == sure
+            moved = figure("noise_share", value, 0.02, signal="kl_exact", against="other-batch")
+            clear = figure("inherited_tv", 0.03, sharpening=1.0)
+            assert (causes(verdict(), clear, moved) == ["credit-inherited"]) == sure
+
     def test_the_family_is_named_in_the_evidence(self):
         (held,) = judged(verdict(), figure("floor_share", 0.9)).held
         assert held.evidence["family"] == "credit-floor, on-policy: 1 tests"
@@ -361,11 +386,12 @@ def test_another_value_of_a_cut_changes_a_call(cut):
             figure("type_explained", 0.9, sharpening=1.0),
             figure("type_explained_null", 0.0, sharpening=1.0),
         ),
-    }[cut.id]
-    before = causes(*planted)
-    other = -1.0 if cut.comparator == "<" else 2.0
+    }
+    planted["agnostic-prompts"] = planted["agnostic-share"]
+    before = causes(*planted[cut.id])
+    other = -1.0 if cut.comparator == "<" else 2.0 if cut.value < 1 else 100.0
     assert len(before) == 1
-    assert causes(*planted, cuts=DEFAULT.replaced({cut.id: other})) != before
+    assert causes(*planted[cut.id], cuts=DEFAULT.replaced({cut.id: other})) != before
 
 
 def test_every_cause_can_be_called_by_some_figures_of_this_file():

@@ -49,9 +49,9 @@ def one_sided_p(
     """How likely a figure so far past a cut is, if the truth lies on the cut or short of it.
 
     From the figure's 95% interval: Student's t with n - 1 degrees of freedom and the standard
-    error that makes the interval as wide as it is. At most .025 exactly where the limit of that
-    side is at the cut or past it. A share's limits are clipped to [0, 1] or are Clopper-Pearson's,
-    so the two sides can differ: the longer one tells the error.
+    error that puts the limit between figure and cut where it is. At most .025 exactly where that
+    limit is at the cut or past it. The two sides can differ: limits can be skewed, clipped to
+    [0, 1], or Clopper-Pearson's.
 
     Args:
         value: The figure.
@@ -62,16 +62,15 @@ def one_sided_p(
         side: Which side of the cut is past it.
 
     Returns:
-        In [0, 1]. An interval without width is certain: 0 past the cut, else 1. NaN where a limit
-        is: one prompt has none.
+        In [0, 1]. A side without width is certain: 0 past the cut, else 1. NaN where a limit is:
+        one prompt has none.
 
     >>> round(one_sided_p(0.8, 0.5, 1.1, 10, 0.5, "above"), 12)
     0.025
     """
     if math.isnan(value + low + high):
         return math.nan
-    half = max(value - low, high - value)
-    beyond = value - cut if side == "above" else cut - value
+    half, beyond = (value - low, value - cut) if side == "above" else (high - value, cut - value)
     if half == 0:
         return 0.0 if beyond > 0 else 1.0
     degrees = n_clusters - 1

@@ -2,7 +2,8 @@
 
 Completions of one prompt are alike whatever step sampled them, so figures are averaged within
 a prompt first and every prompt weighs the same. Intervals are Student's t on the prompts' means:
-at 8 to 16 clusters, percentile and BCa bootstrap intervals cover too little.
+at 8 to 16 clusters, percentile and BCa bootstrap intervals cover too little. Figures that are
+small and cannot be below 0 are skewed, and have limits that allow for that.
 """
 
 import math
@@ -18,6 +19,9 @@ _TAIL = (1 + CONFIDENCE) / 2
 
 #: More prompts than anybody samples: what would need them is not going to be settled.
 _MOST_CLUSTERS = 10_000
+
+#: Skewness below which Hall's transformation is the identity, but for rounding.
+_NO_SKEW = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,57 @@ def cluster_mean(
     means = _means(values, clusters)
     value, half = _student(means)
     return Estimate(value=value, low=value - half, high=value + half, n_clusters=len(means))
+
+
+def cluster_mean_skewed(
+    values: Float[np.ndarray, " completion"],
+    clusters: Shaped[np.ndarray, " completion"],
+) -> Estimate:
+    r"""`cluster_mean` with limits that allow for skewed clusters, never within Student's.
+
+    A few prompts of a figure that is mostly small and now and then large look alike, and look
+    small: with the truth on a cut, Student's upper limit is below it in .07 of runs at 8 prompts,
+    and at 32 still in .05. Hall's transformation takes the skewness out. With the means m_c, their
+    mean m, their standard deviation s and g = n \sum (m_c - m)^3 / ((n - 1)(n - 2) s^3),
+
+        f(u) = u + g u^2 / 3 + g^2 u^3 / 27 + g / (6 n),   u = (m - \mu) / s,
+
+    \sqrt{n} f is nearer to Student's t than \sqrt{n} u is. Each limit is the one of the two
+    that is farther from m: of the two sides skewness makes one too long, and that one is kept.
+
+    Args:
+        values: One number a completion, in any unit; NaN where undefined.
+        clusters: Each completion's cluster, of any type that sorts.
+
+    Returns:
+        As `cluster_mean`, whose limits these are below three clusters.
+
+    Source:
+        Hall (1992), Journal of the Royal Statistical Society B 54:221-228.
+
+    >>> found = cluster_mean_skewed(np.array([1.0, 1.0, 1.0, 5.0]), np.arange(4))
+    >>> bool(found.value - found.low < found.high - found.value)
+    True
+    """
+    means = _means(values, clusters)
+    n = len(means)
+    value, half = _student(means)
+    if n < 3 or not half:
+        return Estimate(value=value, low=value - half, high=value + half, n_clusters=n)
+    spread = float(means.std(ddof=1))
+    skew = n / ((n - 1) * (n - 2)) * float((((means - value) / spread) ** 3).sum())
+
+    def mu(t: float) -> float:
+        """Where the transformed statistic would be t."""
+        reach = t / math.sqrt(n)
+        if abs(skew) > _NO_SKEW:
+            reach = 3 / skew * (math.cbrt(1 + skew * (reach - skew / (6 * n))) - 1)
+        return value - spread * reach
+
+    t = float(special.stdtrit(n - 1, _TAIL))
+    return Estimate(
+        value=value, low=min(value - half, mu(t)), high=max(value + half, mu(-t)), n_clusters=n
+    )
 
 
 def cluster_share(

@@ -124,7 +124,7 @@ CREDIT = (
         "regime is withheld wherever the noise is not surely below the cut.",
         thresholds=("noise-share",),
         confounds="A signal that is exactly 0 in both replays has no noise: it is absent. The "
-        "subsample holds one completion of each of up to 8 prompts.",
+        "subsample holds one completion of each of up to 16 prompts.",
         actions=(
             "Scan with --dtype float32 (or float64).",
             "If it was the run's credit, the trainer computed it with that noise as well: compute "
@@ -180,7 +180,9 @@ CREDIT = (
         meaning="The signal's profile is the base's, not what training changed: early in training "
         f"surprisal follows the reference almost token by token. {_LEVELS}",
         measured="Total variation between the signal's weights under the policy and under the "
-        f"reference, on the same tokens. {_HOLM} Surprisal, entropy and entropy reduction.",
+        f"reference, on the same tokens. {_HOLM} Surprisal, entropy and entropy reduction. The "
+        "figure is skewed, and a few prompts of it look too small: the interval allows for that, "
+        "and a call needs a p-value of .015.",
         thresholds=("inherited-tv", "noise-share"),
         confounds="An adapter that moves nothing inherits everything: asked only where kl_exact is "
         "surely above its own noise. The reference has to be the run's: see reference-uncertain.",
@@ -200,8 +202,8 @@ CREDIT = (
         measured="1 - TV(w, predicted) / TV(w, even), the prediction from the other prompts' mean "
         "credit of each type, class or tenth of the completion. The best of the three, its "
         "p-value times three, and above the same with weights permuted within each answer. "
-        f"{_HOLM}",
-        thresholds=("agnostic-share",),
+        f"{_HOLM} Here not below `agnostic-prompts`.",
+        thresholds=("agnostic-share", "agnostic-prompts"),
         confounds="Answers that are nearly one template make type, place and context the same "
         "thing: token_overlap is near 1 then; compare the fixed set. The first and the closing "
         "token are special for every signal: class_lift and position_lift name them.",

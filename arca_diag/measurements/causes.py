@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from arca_diag.diagnostics.uncertainty import cluster_share
-from arca_diag.measurements.evidence import Evidence, Place, figure, why_undefined
+from arca_diag.diagnostics.uncertainty import cluster_mean, cluster_mean_skewed, cluster_share
+from arca_diag.measurements.evidence import Estimator, Evidence, Place, figure, why_undefined
 from arca_diag.measurements.groups import measurement
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
@@ -17,10 +17,10 @@ def measure_causes(evidence: Evidence) -> list[Measurement]:
 
     `floor_share` is the share of the credit that is epsilon, the same at every sharpening.
     `inherited_tv` is how far the credit is from the reference's, for signals that the reference
-    has too. `structural_excess` is G^ of entropy reduction less that of the same entropies in
-    random order. `gini_inner` and `effn_inner` are G^ and e^ without the first token and the
-    closing end token. `short_share`, which is of no signal, is the share of completions that
-    count too few tokens to be judged.
+    has too; its interval allows for skewness. `structural_excess` is G^ of entropy reduction less
+    that of the same entropies in random order. `gini_inner` and `effn_inner` are G^ and e^ without
+    the first token and the closing end token. `short_share`, which is of no signal, is the share
+    of completions that count too few tokens to be judged.
     """
     out = []
     for place in evidence.places():
@@ -49,7 +49,9 @@ def _of_credit(place: Place, signal: str, power: float) -> list[Measurement]:
     rows = place.of(signal, power)
     no_credit = rows["gini_corrected"].isna().all()
 
-    def of(name: str, values: pd.Series, reason: str) -> Measurement:
+    def of(
+        name: str, values: pd.Series, reason: str, estimate: Estimator = cluster_mean
+    ) -> Measurement:
         if no_credit:
             reason = why_undefined(place.view, rows)
         return figure(
@@ -60,12 +62,13 @@ def _of_credit(place: Place, signal: str, power: float) -> list[Measurement]:
             signal=signal,
             sharpening=power,
             reason=reason,
+            estimate=estimate,
         )
 
     out = [of(name, rows[name], _why_no_inner(rows)) for name in ("gini_inner", "effn_inner")]
     if signal in REFERENCE_SIGNALS:
         reason = "where the policy has credit, every raw score of the reference is exactly zero"
-        out.append(of("inherited_tv", rows["inherited_tv"], reason))
+        out.append(of("inherited_tv", rows["inherited_tv"], reason, cluster_mean_skewed))
     if signal == "entropy_reduction":
         excess = rows["gini_corrected"] - rows["gini_permuted"]
         reason = "no entropy falls in any order that was drawn"

@@ -1,7 +1,7 @@
 """What figures are taken from: the tables of a result, and the places that a figure can be of."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -9,12 +9,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from arca_diag.diagnostics.uncertainty import cluster_mean
+from arca_diag.diagnostics.uncertainty import Estimate, cluster_mean
 from arca_diag.results import Measurement, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import GRADIENTS, NOISE
 from arca_diag.thresholds import DEFAULT, Cuts
 from arca_diag.verdict import NO_SIGNAL
+
+#: A figure with its interval, from one value a completion and the prompt of each.
+Estimator = Callable[[np.ndarray, np.ndarray], Estimate]
 
 _VIEWS: tuple[tuple[View, Literal["own_set", "fixed_set"]], ...] = (
     ("on-policy", "own_set"),
@@ -112,6 +115,7 @@ def figure(
     sharpening: float | None = None,
     against: str | None = None,
     reason: str | None = None,
+    estimate: Estimator = cluster_mean,
 ) -> Measurement:
     """A figure's mean over prompts with its interval, from one value a completion.
 
@@ -124,9 +128,10 @@ def figure(
         sharpening: At which power, if any.
         against: The other signal or checkpoint, where a figure compares two.
         reason: Why there is none, if no value is defined; else the usual reasons.
+        estimate: Mean and interval, of values and prompts.
     """
     defined = ~np.isnan(values)
-    found = cluster_mean(values, rows["cluster"].to_numpy(object))
+    found = estimate(values, rows["cluster"].to_numpy(object))
     used = rows[defined]
     return Measurement(
         checkpoint=place.label,

@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from arca_diag.diagnostics.agreement import MIN_TOKENS, rank_agreement, rank_tokens
+from arca_diag.diagnostics.uncertainty import cluster_mean, cluster_mean_skewed
 from arca_diag.measurements.evidence import Evidence, Place, figure, why_undefined
 from arca_diag.replay.scores import OTHER_BATCH
 from arca_diag.results import Measurement
@@ -14,7 +15,7 @@ from arca_diag.shapes import check_masked, padded
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import chunks_with_span, completion_starts
 
-_FIGURES = ("noise_share", "noise_rank_agreement")
+_FIGURES = {"noise_share": cluster_mean_skewed, "noise_rank_agreement": cluster_mean}
 _COMPLETION = ["checkpoint", "rollout_id"]
 _TOKEN = [*_COMPLETION, "position"]
 
@@ -57,7 +58,8 @@ def measure_noise(evidence: Evidence) -> list[Measurement]:
     """`noise_share` and `noise_rank_agreement` of every signal against every replica.
 
     The second is Spearman's rank correlation of a completion's tokens with themselves in the
-    replica (see `rank_agreement`): 1 where rounding moves no order, NaN below 8 tokens.
+    replica (see `rank_agreement`): 1 where rounding moves no order, NaN below 8 tokens. The
+    interval of the first allows for skewness.
 
     How far two replays are apart is |a - b|, but for what the scores' sizes hide. A residual of
     pure rounding has nearly the same norm every time: against another batch and against float64
@@ -78,7 +80,7 @@ def measure_noise(evidence: Evidence) -> list[Measurement]:
             again = keys.isin(found.index)
             here = found.reindex(keys[again])
             for signal in SIGNAL_NAMES:
-                for name in _FIGURES:
+                for name, estimate in _FIGURES.items():
                     values = here[signal, name].to_numpy(float)
                     reason = _why_undefined(place, rows, rows[again], name)
                     out.append(
@@ -90,6 +92,7 @@ def measure_noise(evidence: Evidence) -> list[Measurement]:
                             signal=signal,
                             against=replica,
                             reason=reason,
+                            estimate=estimate,
                         )
                     )
     return out

@@ -20,7 +20,11 @@ from arca_diag.replay.adapted import AdaptedModel, load_adapted
 from arca_diag.replay.batches import Batch, Work, plan, recompose
 from arca_diag.replay.forward import replay
 from arca_diag.replay.scores import FLOAT32, FLOAT64, Replayed
-from arca_diag.replay.subsample import PROMPTS, fixed_hash
+from arca_diag.replay.subsample import fixed_hash
+
+#: Prompts that are replayed again, if there are so many: twice what is needed to judge anything,
+#: for noise over signal is skewed, and a few of it all look small.
+PROMPTS = 16
 
 #: A bigger base is not loaded in float64: in so many parameters it takes 4 GiB.
 _MOST_IN_FLOAT64 = 2**29

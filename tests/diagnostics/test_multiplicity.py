@@ -84,6 +84,11 @@ class TestFromAnInterval:
             assert (above <= 0.025) == (found.low > cut)
             assert (below <= 0.025) == (found.high < cut)
 
+    def test_of_two_limits_the_one_towards_the_cut_tells(self):
+        for value, low, high in ((0.8, 0.5, 0.9), (0.8, 0.7, 1.1)):
+            assert one_sided_p(value, low, high, 10, low, "above") == pytest.approx(0.025)
+            assert one_sided_p(value, low, high, 10, high, "below") == pytest.approx(0.025)
+
     def test_without_spread_it_is_certain(self):
         assert one_sided_p(0.2, 0.2, 0.2, 5, 0.1, "above") == 0
         assert one_sided_p(0.2, 0.2, 0.2, 5, 0.1, "below") == 1

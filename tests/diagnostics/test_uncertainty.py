@@ -9,6 +9,7 @@ from scipy import stats
 from arca_diag.diagnostics.uncertainty import (
     Estimate,
     cluster_mean,
+    cluster_mean_skewed,
     cluster_share,
     clusters_more,
 )
@@ -121,6 +122,57 @@ class TestInterval:
             found = cluster_mean(values, clusters)
             covered += found.low <= 0 <= found.high
         assert 0.935 < covered / 2000 < 0.965
+
+
+def skewed(means) -> Estimate:
+    return cluster_mean_skewed(np.array(means, dtype=float), np.arange(len(means)))
+
+
+class TestSkewed:
+    @given(st.lists(st.floats(0, 10), min_size=3, max_size=20))
+    def test_a_limit_is_students_or_where_halls_statistic_is_students_quantile(self, means):
+        if np.ptp(means) < 1e-3:
+            return
+        n, found = len(means), skewed(means)
+        student = cluster_mean(np.array(means), np.arange(n))
+        s, g = np.std(means, ddof=1), stats.skew(means, bias=False)
+        t = stats.t.ppf(0.975, n - 1)
+
+        def hall(mu: float) -> float:
+            u = (found.value - mu) / s
+            return math.sqrt(n) * (u + g * u**2 / 3 + g**2 * u**3 / 27 + g / (6 * n))
+
+        assert hall(found.low) >= t - 1e-5
+        assert hall(found.high) <= -t + 1e-5
+        assert found.low <= student.low
+        assert found.high >= student.high
+        assert found.low == student.low or hall(found.low) == pytest.approx(t, abs=1e-5)
+        assert found.high == student.high or hall(found.high) == pytest.approx(-t, abs=1e-5)
+
+    def test_skewed_to_the_right_the_upper_limit_is_farther_and_to_the_left_the_lower(self):
+        right = skewed([1, 1, 1, 2, 2, 3, 5, 9])
+        assert right.high - right.value > 1.2 * (right.value - right.low)
+        left = skewed([-1, -1, -1, -2, -2, -3, -5, -9])
+        assert (left.low, left.high) == pytest.approx((-right.high, -right.low))
+
+    @pytest.mark.parametrize("means", [[], [1.0], [1.0, 3.0], [2.0] * 5, [1.0, 2.0, 3.0, 4.0]])
+    def test_without_skewness_it_is_students(self, means):
+        clusters = np.arange(len(means))
+        plain = cluster_mean(np.array(means), clusters)
+        found = skewed(means)
+        assert found.n_clusters == plain.n_clusters
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (plain.value, plain.low, plain.high), nan_ok=True
+        )
+
+    def test_a_mean_of_small_and_rarely_large_is_seldom_called_too_small(self):
+        rng = np.random.default_rng(0)
+        draws = rng.exponential(size=(4000, 8))
+        clusters = np.arange(8)
+        below = [cluster_mean_skewed(d, clusters).high < 1 for d in draws]
+        students = [cluster_mean(d, clusters).high < 1 for d in draws]
+        assert np.mean(students) > 0.07
+        assert np.mean(below) < 0.06
 
 
 def shares(*parts: float, each: int = 4) -> tuple[np.ndarray, np.ndarray]:

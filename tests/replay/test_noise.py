@@ -14,8 +14,7 @@ from arca_diag.progress import Silent
 from arca_diag.replay import noise
 from arca_diag.replay.batches import Work, plan, recompose
 from arca_diag.replay.forward import replay
-from arca_diag.replay.noise import noise_work, replay_higher, replay_recomposed
-from arca_diag.replay.subsample import PROMPTS
+from arca_diag.replay.noise import PROMPTS, noise_work, replay_higher, replay_recomposed
 from tests.replay.test_forward import assert_same, load, sampled
 
 
@@ -42,7 +41,7 @@ def chosen(*rollouts: Rollout) -> list[Rollout]:
 MANY = [
     rollout(f"{step}/{prompt}/{n}", prompt=prompt, step=step, counted=8 + n)
     for step in range(0, 100, 5)
-    for prompt in range(12)
+    for prompt in range(24)
     for n in range(3)
 ]
 
@@ -50,12 +49,12 @@ MANY = [
 # Which completions.
 
 
-def test_one_completion_of_each_of_eight_prompts_spread_over_the_steps() -> None:
+def test_one_completion_of_each_of_sixteen_prompts_spread_over_the_steps() -> None:
     found = chosen(*MANY)
     assert len(found) == PROMPTS == len({r.cluster for r in found})
     steps = sorted(r.step or 0 for r in found)
-    # Eighths of 0 to 95 have their middles at 5.9, 17.8, ...: each has a step within 2.5.
-    middles = [95 * (place + 0.5) / 8 for place in range(8)]
+    # Sixteenths of 0 to 95 have their middles at 3.0, 8.9, ...: each has a step within 2.5.
+    middles = [95 * (place + 0.5) / 16 for place in range(16)]
     assert max(abs(s - m) for s, m in zip(steps, middles, strict=True)) <= 2.5
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from arca_diag import measurements
+from arca_diag.diagnostics.agnosticism import explained
+from arca_diag.diagnostics.uncertainty import cluster_mean
 from arca_diag.thresholds import DEFAULT
-from tests.benchmarks import coverage, detection, drawing, planted, plants, tally
+from tests.benchmarks import comparisons, coverage, detection, drawing, planted, plants, tally
 from tests.benchmarks.planted import Recipe
 from tests.benchmarks.tally import Case
 from tests.benchmarks.truth import BORDERLINE, CUT_OF, truths
@@ -17,36 +19,92 @@ from tests.benchmarks.truth import BORDERLINE, CUT_OF, truths
 ON_POLICY = "on-policy"
 
 
+OF_VALUES = [f for f in comparisons.figures() if f.estimate is not comparisons.of_tokens]
+OF_TOKENS = [f for f in comparisons.figures() if f.estimate is comparisons.of_tokens]
+
+
 class TestCoverage:
-    @pytest.mark.parametrize("figure", coverage.figures(), ids=lambda f: f.name)
+    @pytest.mark.parametrize("figure", OF_VALUES, ids=lambda f: f.name)
     def test_the_truth_lies_on_the_cut_under_every_law(self, figure):
         for law in figure.laws:
-            values = law.draw(np.random.default_rng(1), 20_000, 2).astype(float).mean(axis=1)
+            values = (
+                law.draw(np.random.default_rng(1), 20_000, figure.each).astype(float).mean(axis=1)
+            )
             error = values.std() / math.sqrt(len(values))
             assert abs(values.mean() - DEFAULT[figure.cut]) < 4 * error
 
-    def test_an_interval_that_is_too_narrow_is_seen(self, monkeypatch):
-        right = coverage.figures()[:1]
+    @pytest.mark.parametrize("law", OF_TOKENS[0].laws, ids=lambda law: law.shape)
+    def test_what_a_label_explains_lies_on_the_cut_in_a_large_population(self, law):
+        tokens = law.draw(np.random.default_rng(1), 2_000, 4)
+        values = explained(tokens.weights, tokens.labels, tokens.layout)
+        found = cluster_mean(values, tokens.layout.prompt)
+        error = (found.high - found.low) / 4
+        assert abs(found.value - DEFAULT["agnostic-share"]) < 4 * error
 
-        def narrow(values, clusters):
-            found = right[0].estimate(values, clusters)
+    def test_an_interval_that_is_too_narrow_is_seen(self, monkeypatch):
+        right = comparisons.figures()[:1]
+
+        def narrow(values):
+            found = right[0].estimate(values)
             return dataclasses.replace(
                 found, low=(found.low + found.value) / 2, high=(found.high + found.value) / 2
             )
 
         def called(figure):
             monkeypatch.setattr(coverage, "figures", lambda: [figure])
-            return [r.called for r in coverage.rows(300, 0, (16,)) if not r.harsh]
+            return [r.called for r in coverage.rows(300, 0, (16,)) if r.barred]
 
         assert max(called(right[0])) < 0.06
-        assert min(called(dataclasses.replace(right[0], estimate=narrow))) > 0.1
+        wrong = dataclasses.replace(right[0], estimate=narrow, laws=right[0].laws[:5])
+        assert min(called(wrong)) > 0.1
+
+    def test_a_call_is_what_the_package_calls(self, monkeypatch):
+        """At a smaller p-value there are fewer, and below its prompts a line is not barred."""
+        (figure,) = OF_TOKENS
+        law = next(law for law in figure.laws if law.shape == "by 12 types, sd 0.42")
+        figure = dataclasses.replace(figure, laws=[law])
+        monkeypatch.setattr(coverage, "figures", lambda: [figure])
+        found = list(coverage.rows(200, 0, (8,)))
+        assert [(r.prompts, r.barred) for r in found] == [(8, False), (12, True)]
+        assert found[0].called > coverage.BAR > found[1].called
+        assert found[1].called <= found[1].past
+
+    @pytest.mark.parametrize(
+        ("figures", "remark"),
+        [
+            ({}, ""),
+            ({"called": 0.05}, "BAR MISSED"),
+            ({"called": 0.05, "unguarded": "why"}, "why"),
+            ({"called": 0.03, "unguarded": "why"}, ""),
+            ({"called": 0.05, "judged": False}, "not called at that size"),
+            ({"coverage": 0.92, "past": 0.05}, "miss"),
+            ({"coverage": 0.92, "past": 0.01}, "miss, where nothing is called"),
+            ({"coverage": 0.98}, "conservative"),
+        ],
+    )
+    def test_a_line_says_what_is_wrong_with_it(self, figures, remark):
+        well = {
+            "figure": "a",
+            "cut": 0.5,
+            "side": "above",
+            "shape": "b",
+            "correlation": 0.0,
+            "prompts": 8,
+            "replications": 100,
+            "called": 0.02,
+            "coverage": 0.95,
+            "past": 0.02,
+            "judged": True,
+            "unguarded": None,
+        }
+        assert coverage.Row(**(well | figures)).remark == remark
 
     def test_the_command_writes_what_it_prints(self, tmp_path, capsys):
         out = tmp_path / "coverage.json"
         status = coverage.main(["--replications", "4", "--out", str(out)])
         told, printed = json.loads(out.read_text()), capsys.readouterr().out
         assert status == (1 if told["missed"] else 0)
-        assert {row["prompts"] for row in told["rows"]} == set(coverage.SIZES)
+        assert {row["prompts"] for row in told["rows"]} == {*coverage.SIZES, 12}
         assert all(row["figure"] in printed for row in told["rows"])
         again = tmp_path / "again.json"
         coverage.main(["--replications", "4", "--out", str(again)])

@@ -7,7 +7,7 @@ import pandas as pd
 
 from arca_diag.diagnostics.multiplicity import holm
 from arca_diag.diagnostics.rewards import advantage_sides, reward_gap
-from arca_diag.diagnostics.uncertainty import Estimate, cluster_share
+from arca_diag.diagnostics.uncertainty import Estimate, cluster_share_exact
 from arca_diag.measurements.evidence import Evidence, Place, why_undefined
 from arca_diag.measurements.groups import generator, measurement, with_rollouts
 from arca_diag.results import Measurement
@@ -126,7 +126,7 @@ def _spread(evidence: Evidence, place: Place) -> list[Measurement]:
         ("groups_all_best", each["lowest"] == best),
         ("groups_all_worst", each["highest"] == worst),
     ):
-        found = cluster_share(inside.to_numpy(bool), pd.factorize(each["cluster"])[0])
+        found = cluster_share_exact(inside.to_numpy(bool), pd.factorize(each["cluster"])[0])
         out.append(
             measurement(
                 place,

@@ -11,6 +11,7 @@ from arca_diag.diagnostics.uncertainty import (
     cluster_mean,
     cluster_mean_skewed,
     cluster_share,
+    cluster_share_exact,
     clusters_more,
 )
 from tests import reference
@@ -217,6 +218,28 @@ class TestShare:
             inside = np.where(rng.random(len(clusters)) < alike, common, own)
             calls += cluster_share(inside, clusters).low > 0.5
         assert stats.binomtest(calls, 2000, 0.04, alternative="greater").pvalue > 0.01
+
+
+class TestExactShare:
+    @given(st.lists(st.booleans(), min_size=1, max_size=40))
+    def test_of_clusters_in_or_out_it_is_clopper_and_pearsons(self, inside):
+        found = cluster_share_exact(np.repeat(inside, 2), np.repeat(np.arange(len(inside)), 2))
+        truth = stats.binomtest(sum(inside), len(inside)).proportion_ci(0.95, method="exact")
+        assert found.value == pytest.approx(np.mean(inside))
+        assert (found.low, found.high) == pytest.approx((truth.low, truth.high))
+        assert found.n_clusters == len(inside)
+
+    def test_far_from_a_half_it_is_seldom_past_the_truth_where_students_often_is(self):
+        rng = np.random.default_rng(0)
+        clusters = np.arange(32)
+        draws = rng.random((2000, 32)) < 0.9
+        assert np.mean([cluster_share_exact(d, clusters).low > 0.9 for d in draws]) < 0.025
+        assert np.mean([cluster_share(d, clusters).low > 0.9 for d in draws]) > 0.08
+
+    def test_of_nothing_is_undefined(self):
+        found = cluster_share_exact(np.empty(0, dtype=bool), np.empty(0, dtype=int))
+        assert math.isnan(found.value)
+        assert math.isnan(found.high)
 
 
 class TestHowManyMore:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.measurements.rewards import measure_rewards
@@ -275,3 +276,6 @@ class TestSpread:
         found = share("groups_without_spread", *rows)
         assert (found.value, found.high) == (1, 1)
         assert found.low == pytest.approx(0.025 ** (1 / 8))  # Clopper-Pearson, 8 of 8
+        found = share("groups_without_spread", *rows, ("h1", 0.0, 0.5))
+        limits = stats.binomtest(7, 8).proportion_ci(0.95, method="exact")
+        assert (found.low, found.high) == pytest.approx((limits.low, limits.high))

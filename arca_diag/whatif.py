@@ -16,7 +16,8 @@ from arca_diag.credit import credit_weights, top_entropy_weights
 from arca_diag.diagnostics.agreement import rank_tokens
 from arca_diag.diagnostics.concentration import effn_corrected, gini_corrected, token_share_90
 from arca_diag.diagnostics.uncertainty import cluster_mean, cluster_share
-from arca_diag.measurements.evidence import Evidence, Place, known
+from arca_diag.measurements.evidence import Evidence, Place
+from arca_diag.measurements.figures import known
 from arca_diag.results import Figure, Share, View, WhatIf
 from arca_diag.shapes import padded
 from arca_diag.signals import SIGNAL_NAMES

@@ -18,8 +18,9 @@ from arca_diag.diagnostics.agnosticism import (
     shuffled,
 )
 from arca_diag.diagnostics.uncertainty import Estimate, cluster_mean
-from arca_diag.measurements.evidence import Evidence, Place, figure, why_undefined
-from arca_diag.measurements.groups import generator, measurement
+from arca_diag.measurements.evidence import Evidence, Place
+from arca_diag.measurements.figures import figure, measurement, why_undefined
+from arca_diag.measurements.groups import generator
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
 

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from arca_diag.diagnostics.uncertainty import cluster_mean, cluster_mean_skewed, cluster_share
-from arca_diag.measurements.evidence import Estimator, Evidence, Place, figure, why_undefined
-from arca_diag.measurements.groups import measurement
+from arca_diag.measurements.evidence import Evidence, Place
+from arca_diag.measurements.figures import Estimator, figure, measurement, why_undefined
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import Cuts

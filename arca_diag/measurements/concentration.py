@@ -1,9 +1,13 @@
 """How concentrated every signal's credit is, how large the signal is, and how far off its steps."""
 
+import math
+
 import pandas as pd
 
 from arca_diag.diagnostics import DIAGNOSTICS
-from arca_diag.measurements.evidence import Evidence, Place, figure, why_undefined
+from arca_diag.diagnostics.uncertainty import Estimate
+from arca_diag.measurements.evidence import Evidence, Place
+from arca_diag.measurements.figures import figure, measurement, why_undefined
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
 
@@ -40,36 +44,19 @@ def measure_concentration(evidence: Evidence) -> list[Measurement]:
 def _distances(place: Place, rows: pd.DataFrame) -> list[Measurement]:
     """How many steps lie between a checkpoint and the policies that sampled its rollouts."""
     dated = rows[rows["rollout_step"].notna()]
-    apart = None
+    used, median, largest = rows.iloc[:0], math.nan, math.nan
     if place.step is not None and len(dated):
         apart = (dated["rollout_step"].astype("int64") - place.step).abs()
-    out = []
-    for name, value in (
-        ("step_distance_median", None if apart is None else float(apart.median())),
-        ("step_distance_max", None if apart is None else float(apart.max())),
-    ):
-        used = dated if apart is not None else rows.iloc[:0]
-        unknown = (
-            why_undefined(place.view, rows)
-            if rows.empty
-            else "the step of the checkpoint or of the rollouts is unknown"
+        used, median, largest = dated, float(apart.median()), float(apart.max())
+    n_clusters = used["cluster"].nunique()
+    unknown = "the step of the checkpoint or of the rollouts is unknown"
+    return [
+        measurement(
+            place,
+            name,
+            Estimate(value=value, low=math.nan, high=math.nan, n_clusters=n_clusters),
+            used,
+            reason=why_undefined(place.view, rows) if rows.empty else unknown,
         )
-        out.append(
-            Measurement(
-                checkpoint=place.label,
-                view=place.view,
-                signal=None,
-                sharpening=None,
-                against=None,
-                name=name,
-                value=value,
-                low=None,
-                high=None,
-                n_clusters=used["cluster"].nunique(),
-                n_groups=used["group_id"].nunique(),
-                n_completions=len(used),
-                n_tokens=int(used["n_tokens"].sum()),
-                reason=unknown if value is None else None,
-            )
-        )
-    return out
+        for name, value in (("step_distance_median", median), ("step_distance_max", largest))
+    ]

@@ -1,23 +1,16 @@
 """What figures are taken from: the tables of a result, and the places that a figure can be of."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
-from arca_diag.diagnostics.uncertainty import Estimate, cluster_mean
-from arca_diag.results import Measurement, View
+from arca_diag.results import View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import GRADIENTS, NOISE
 from arca_diag.thresholds import DEFAULT, Cuts
-from arca_diag.verdict import NO_SIGNAL
-
-#: A figure with its interval, from one value a completion and the prompt of each.
-Estimator = Callable[[np.ndarray, np.ndarray], Estimate]
 
 _VIEWS: tuple[tuple[View, Literal["own_set", "fixed_set"]], ...] = (
     ("on-policy", "own_set"),
@@ -103,64 +96,3 @@ class Evidence:
             at = self.rows[self.rows["checkpoint"] == name]
             for view, member in _VIEWS:
                 yield Place(name=name, step=step, view=view, rows=at[at[member]])
-
-
-def figure(
-    place: Place,
-    name: str,
-    values: np.ndarray,
-    rows: pd.DataFrame,
-    *,
-    signal: str | None = None,
-    sharpening: float | None = None,
-    against: str | None = None,
-    reason: str | None = None,
-    estimate: Estimator = cluster_mean,
-) -> Measurement:
-    """A figure's mean over prompts with its interval, from one value a completion.
-
-    Args:
-        place: Where.
-        name: Of the figure.
-        values: One a completion, NaN where undefined.
-        rows: The completions that the values are of, row for row.
-        signal: Which signal, if any.
-        sharpening: At which power, if any.
-        against: The other signal or checkpoint, where a figure compares two.
-        reason: Why there is none, if no value is defined; else the usual reasons.
-        estimate: Mean and interval, of values and prompts.
-    """
-    defined = ~np.isnan(values)
-    found = estimate(values, rows["cluster"].to_numpy(object))
-    used = rows[defined]
-    return Measurement(
-        checkpoint=place.label,
-        view=place.view,
-        signal=signal,
-        sharpening=sharpening,
-        against=against,
-        name=name,
-        value=known(found.value),
-        low=known(found.low),
-        high=known(found.high),
-        n_clusters=found.n_clusters,
-        n_groups=used["group_id"].nunique(),
-        n_completions=len(used),
-        n_tokens=int(used["n_tokens"].sum()),
-        reason=None if found.n_clusters else reason or why_undefined(place.view, rows),
-    )
-
-
-def known(value: float) -> float | None:
-    """NaN is null in a report."""
-    return None if math.isnan(value) else value
-
-
-def why_undefined(view: View, rows: pd.DataFrame) -> str:
-    """Why a figure of one signal's credit is defined in none of the completions."""
-    if rows.empty:
-        where = "its window of steps" if view == "on-policy" else "the fixed set"
-        return f"no completion in {where}"
-    if (rows["class"] == NO_SIGNAL).any():
-        return "every raw score is exactly zero"
-    return "every completion counts fewer than two tokens"

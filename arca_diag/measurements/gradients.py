@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from arca_diag.diagnostics.agreement import MIN_TOKENS, rank_agreement, rank_tokens
-from arca_diag.measurements.evidence import Evidence, Place, figure, why_undefined
+from arca_diag.measurements.evidence import Evidence, Place
+from arca_diag.measurements.figures import figure, why_undefined
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
 

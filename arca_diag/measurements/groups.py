@@ -1,55 +1,11 @@
-"""What figures of whole groups share: how they become measurements, and their random draws."""
+"""What figures of whole groups share: their random draws, and columns of their rollouts."""
 
 import zlib
 
 import numpy as np
 import pandas as pd
 
-from arca_diag.diagnostics.uncertainty import Estimate
-from arca_diag.measurements.evidence import Evidence, Place, known
-from arca_diag.results import Measurement
-
-
-def measurement(
-    place: Place,
-    name: str,
-    found: Estimate,
-    used: pd.DataFrame,
-    *,
-    reason: str,
-    signal: str | None = None,
-    sharpening: float | None = None,
-    against: str | None = None,
-) -> Measurement:
-    """An estimate as a measurement.
-
-    Args:
-        place: Where.
-        name: Of the figure.
-        found: Its value, limits and prompts.
-        used: The completions that it is from.
-        reason: Why there is none, where the value is NaN.
-        signal: Which signal, if any.
-        sharpening: At which power, if any.
-        against: The other checkpoint, where a figure compares two.
-    """
-    value = known(found.value)
-    return Measurement(
-        checkpoint=place.label,
-        view=place.view,
-        signal=signal,
-        sharpening=sharpening,
-        against=against,
-        name=name,
-        value=value,
-        low=known(found.low),
-        high=known(found.high),
-        n_clusters=found.n_clusters,
-        n_groups=used["group_id"].nunique(),
-        n_completions=len(used),
-        n_tokens=int(used["n_tokens"].sum()),
-        reason=reason if value is None else None,
-    )
+from arca_diag.measurements.evidence import Evidence, Place
 
 
 def generator(evidence: Evidence, place: Place) -> np.random.Generator:

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 
 from arca_diag.diagnostics.agreement import MIN_TOKENS, rank_agreement, rank_tokens
 from arca_diag.diagnostics.uncertainty import cluster_mean, cluster_mean_skewed
-from arca_diag.measurements.evidence import Evidence, Place, figure, why_undefined
+from arca_diag.measurements.evidence import Evidence, Place
+from arca_diag.measurements.figures import figure, why_undefined
 from arca_diag.replay.scores import OTHER_BATCH
 from arca_diag.results import Measurement
 from arca_diag.shapes import check_masked, padded

@@ -15,8 +15,9 @@ from arca_diag.diagnostics.prefixes import (
     value_changes,
 )
 from arca_diag.diagnostics.uncertainty import Estimate, cluster_mean
-from arca_diag.measurements.evidence import Evidence, Place, why_undefined
-from arca_diag.measurements.groups import generator, measurement, with_rollouts
+from arca_diag.measurements.evidence import Evidence, Place
+from arca_diag.measurements.figures import measurement, why_undefined
+from arca_diag.measurements.groups import generator, with_rollouts
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import completion_starts

@@ -8,8 +8,9 @@ import pandas as pd
 from arca_diag.diagnostics.multiplicity import holm
 from arca_diag.diagnostics.rewards import advantage_sides, reward_gap
 from arca_diag.diagnostics.uncertainty import Estimate, cluster_share_exact
-from arca_diag.measurements.evidence import Evidence, Place, why_undefined
-from arca_diag.measurements.groups import generator, measurement, with_rollouts
+from arca_diag.measurements.evidence import Evidence, Place
+from arca_diag.measurements.figures import measurement, why_undefined
+from arca_diag.measurements.groups import generator, with_rollouts
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
 

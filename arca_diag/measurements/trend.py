@@ -12,8 +12,8 @@ from arca_diag.diagnostics.change import (
     paired_change,
 )
 from arca_diag.diagnostics.uncertainty import Estimate, cluster_share
-from arca_diag.measurements.evidence import Evidence, Place, why_undefined
-from arca_diag.measurements.groups import measurement
+from arca_diag.measurements.evidence import Evidence, Place
+from arca_diag.measurements.figures import measurement, why_undefined
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import Cuts

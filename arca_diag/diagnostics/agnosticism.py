@@ -106,11 +106,12 @@ def explained_mean(
 
         m +- t_{n-1, .975} s / \sqrt{n}.
 
-    Simulated at 8, 16 and 32 prompts of 8 completions, with the truth (the share that the table of
-    a whole population explains) at .5: the lower limit is above it in 0 to .04 of runs, but in up
-    to .08 at 8 prompts and .05 at 32 where prompts differ so much that some go by the label alone.
-    The value is .03, .01 and .005 low there, for the ones in the table: where prompts are alike
-    the interval misses the truth for that, and calls too little.
+    Simulated with the truth (the share that the table of a whole population explains) at .5 and 8
+    completions a prompt (`make bench-coverage`): the lower limit is above it in up to .09 of runs
+    at 8 prompts, and in up to .04 from 12 on, most where prompts differ so much that some go by the
+    label alone. The cause is not called below 12, and at a third of the p-value. The value is .03,
+    .01 and .005 low at 8, 16 and 32 prompts, and lower where labels are many, for the ones in the
+    table: where prompts are alike the interval misses the truth for that, and calls too little.
 
     Args:
         weights: Credit.

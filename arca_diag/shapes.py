@@ -5,8 +5,12 @@ result must not need torch. Arrays are padded to `(completion, token)`; what sta
 padding never matters.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, Float
+
+_CELLS = 2_000_000  # padded cells worked on at once: bounds memory, moves no number
 
 
 def check_masked(
@@ -62,3 +66,26 @@ def padded(
     out = np.full((len(lengths), int(lengths.max(initial=0))), fill, dtype=flat.dtype)
     out[np.arange(out.shape[1]) < np.asarray(lengths)[:, None]] = flat
     return out
+
+
+def chunks_with_span(lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray, slice]]:
+    """Consecutive completions whose padded block stays within `_CELLS`.
+
+    Args:
+        lengths: How many rows each completion has.
+
+    Yields:
+        The rows of a block, their completions' lengths, and which completions they are.
+    """
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(lengths):
+        last, widest = first, 0
+        while last < len(lengths):
+            widest = max(widest, int(lengths[last]))
+            if last > first and widest * (last + 1 - first) > _CELLS:
+                break
+            last += 1
+        rows = slice(int(ends[first] - lengths[first]), int(ends[last - 1]))
+        yield rows, lengths[first:last], slice(first, last)
+        first = last

@@ -21,7 +21,7 @@ from arca_diag.inputs.selection import Selection
 from arca_diag.layers import LAYERS
 from arca_diag.replay.scores import Replayed, TokenGradients
 from arca_diag.results import Report
-from arca_diag.shapes import padded
+from arca_diag.shapes import chunks_with_span, padded
 from arca_diag.signals import SIGNAL_NAMES, SIGNALS, TokenScores, entropy_drop
 from arca_diag.thresholds import DEFAULT, Cuts
 from arca_diag.trajectory import COLUMNS, REFERENCE_SIGNALS, Block, give_credit
@@ -115,7 +115,6 @@ GRADIENTS = pa.schema(
         ("output_factor", pa.float64()),
     ]
 )
-_CELLS = 2_000_000  # padded cells judged at once: bounds memory, moves no number
 
 
 def rollout_table(rollouts: Iterable[Rollout]) -> pd.DataFrame:
@@ -493,22 +492,6 @@ def _steps(values: list[int | None], lengths: np.ndarray) -> pd.Series:
 def completion_starts(tokens: pd.DataFrame) -> np.ndarray:
     """Where each completion's rows begin: its first token has position 0."""
     return np.flatnonzero(tokens["position"].to_numpy() == 0)
-
-
-def chunks_with_span(lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray, slice]]:
-    """Consecutive completions whose padded block stays within `_CELLS`."""
-    ends = np.cumsum(lengths)
-    first = 0
-    while first < len(lengths):
-        last, widest = first, 0
-        while last < len(lengths):
-            widest = max(widest, int(lengths[last]))
-            if last > first and widest * (last + 1 - first) > _CELLS:
-                break
-            last += 1
-        rows = slice(int(ends[first] - lengths[first]), int(ends[last - 1]))
-        yield rows, lengths[first:last], slice(first, last)
-        first = last
 
 
 def _chunks(lengths: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

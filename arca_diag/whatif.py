@@ -19,9 +19,8 @@ from arca_diag.diagnostics.uncertainty import cluster_mean, cluster_share
 from arca_diag.measurements.evidence import Evidence, Place
 from arca_diag.measurements.figures import known
 from arca_diag.results import Figure, Share, View, WhatIf
-from arca_diag.shapes import padded
+from arca_diag.shapes import chunks_with_span, padded
 from arca_diag.signals import SIGNAL_NAMES
-from arca_diag.tables import chunks_with_span
 from arca_diag.thresholds import Cuts
 from arca_diag.verdict import INCONCLUSIVE, classify, regime_of
 

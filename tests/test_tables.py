@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from arca_diag import tables
+from arca_diag import shapes, tables
 from arca_diag.diagnostics.structure import gini_permuted
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.selection import Group, Selection
@@ -584,7 +584,7 @@ def test_how_many_cells_are_judged_at_once_moves_nothing(
     cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = world().judged(sharpening=2.0)
-    monkeypatch.setattr(tables, "_CELLS", cells)
+    monkeypatch.setattr(shapes, "_CELLS", cells)
     found = world().judged(sharpening=2.0)
     # Not to the last bit: NumPy adds up rows of another width in another order.
     pd.testing.assert_frame_equal(found.tokens, expected.tokens, rtol=1e-12, atol=0)
@@ -893,7 +893,7 @@ def test_how_many_cells_are_compared_at_once_moves_no_agreement(
 ) -> None:
     frames = world().judged()
     expected = measured(frames)
-    monkeypatch.setattr(tables, "_CELLS", cells)
+    monkeypatch.setattr(shapes, "_CELLS", cells)
     assert measured(frames) == expected
 
 

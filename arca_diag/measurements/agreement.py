@@ -9,9 +9,9 @@ from arca_diag.diagnostics.agreement import AGREEMENTS, MIN_TOKENS, rank_tokens
 from arca_diag.measurements.evidence import Evidence, Place
 from arca_diag.measurements.figures import figure, why_undefined
 from arca_diag.results import Measurement
-from arca_diag.shapes import padded
+from arca_diag.shapes import chunks_with_span, padded
 from arca_diag.signals import SIGNAL_NAMES
-from arca_diag.tables import chunks_with_span, completion_starts
+from arca_diag.tables import completion_starts
 
 #: Every figure of every pair: (signal, against, figure).
 _PAIRED = tuple(

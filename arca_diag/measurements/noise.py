@@ -12,9 +12,9 @@ from arca_diag.measurements.evidence import Evidence, Place
 from arca_diag.measurements.figures import figure, why_undefined
 from arca_diag.replay.scores import OTHER_BATCH
 from arca_diag.results import Measurement
-from arca_diag.shapes import check_masked, padded
+from arca_diag.shapes import check_masked, chunks_with_span, padded
 from arca_diag.signals import SIGNAL_NAMES
-from arca_diag.tables import chunks_with_span, completion_starts
+from arca_diag.tables import completion_starts
 
 _FIGURES = {"noise_share": cluster_mean_skewed, "noise_rank_agreement": cluster_mean}
 _COMPLETION = ["checkpoint", "rollout_id"]

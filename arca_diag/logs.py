@@ -61,7 +61,7 @@ def no_advantage(log: Log) -> Finding | None:
     values = log.series("frac_reward_zero_std")
     if not len(values):
         return None
-    low, mean = _lower_limit(values, log.groups or len(values)), float(values.mean())
+    low, mean = _lower_limit(values, log.groups), float(values.mean())
     ends = log.ends("frac_reward_zero_std") or (mean, mean)
     reward = log.ends("reward")
     evidence = {"mean": mean, "low": low, "first": ends[0], "last": ends[1], "entries": len(values)}
@@ -288,17 +288,25 @@ def _finding(
     )
 
 
-def _lower_limit(values: np.ndarray, groups: float) -> float:
+def _lower_limit(values: np.ndarray, groups: float | None) -> float:
     """Lower limit of the 95% interval of a mean share; 0 where a single entry says nothing.
 
-    Student's over the entries; where every group agrees, Clopper and Pearson's for as many groups.
+    Student's over the entries. It is too high of a few entries near 1, which are skewed: where the
+    number of groups is known, Clopper and Pearson's for as many holds if that is lower, and where
+    all agree it is the only one, of at least a group an entry.
     """
-    if (values == 1).all():
-        return float(0.025 ** (1 / groups))
-    if len(values) < 2:
+    mean, agree = float(values.mean()), bool((values == 1).all())
+    if len(values) < 2 and not agree:
         return 0.0
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return max(0.0, float(values.mean() - special.stdtrit(len(values) - 1, 0.975) * error))
+    half = 0.0
+    if not agree:
+        error = float(values.std(ddof=1)) / math.sqrt(len(values))
+        half = float(special.stdtrit(len(values) - 1, 0.975)) * error
+        if groups is None:
+            return max(0.0, mean - half)
+    of = groups or len(values)
+    exact = special.betaincinv(mean * of, (1 - mean) * of + 1, 0.025) if mean else 0.0
+    return max(0.0, min(float(exact), mean - half))
 
 
 def _still_differ(log: Log) -> str:

@@ -90,6 +90,14 @@ class TestNoAdvantage:
         ]  # fmt: skip
         assert level(4, 40.0) == "error"
 
+    def test_a_few_entries_near_one_are_held_to_the_groups_that_they_are_of(self):
+        values = [1.0] * 15 + [0.5]  # 31 of 32 groups
+        (told,) = log_findings(Log(rows=rows(frac_reward_zero_std=values), groups=32.0))
+        exact = stats.binomtest(31, 32).proportion_ci(0.95, "exact").low
+        assert exact < 0.9 < np.mean(values) - stats.t.ppf(0.975, 15) * stats.sem(values)
+        assert told.evidence["low"] == pytest.approx(exact)
+        assert told.level == "warn"
+
     def test_one_entry_is_no_evidence_of_the_others(self):
         (told,) = log_findings(Log(rows=rows(frac_reward_zero_std=[0.9])))
         assert (told.level, told.evidence["low"]) == ("note", 0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from arca_diag.causes import ALPHA
+from arca_diag.causes import ALPHA, ALPHA_SKEWED
 from arca_diag.diagnostics.multiplicity import one_sided_p
 from arca_diag.thresholds import DEFAULT
 from tests.benchmarks.truth import BORDERLINE, CUT_OF
@@ -202,10 +202,11 @@ def _scorer(
     holds = np.array([c.holds[cause] for c in cases], dtype=bool)
     half = np.array([c.draw % 2 for c in cases])
     side = DEFAULT.side(cut)
+    alpha = ALPHA_SKEWED if cause == "credit-inherited" else ALPHA
 
     def score(value: float, which: int) -> tuple[float, float]:
         called = np.array(
-            [one_sided_p(v, lo, hi, int(n), value, side) <= ALPHA for v, lo, hi, n in measured]
+            [one_sided_p(v, lo, hi, int(n), value, side) <= alpha for v, lo, hi, n in measured]
         )
         here = half == which
         return float(called[here & holds].mean()), float(called[here & ~holds].mean())

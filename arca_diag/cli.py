@@ -107,6 +107,20 @@ _Seed = Annotated[int | None, typer.Option(help="For resampling only. (default: 
 _BatchTokens = Annotated[
     int | None, typer.Option(metavar="N", help="Padded tokens a batch. (default: by device)")
 ]
+_NoSharing = Annotated[
+    bool,
+    typer.Option("--no-prefix-sharing", help="Run every completion with a prompt of its own."),
+]
+_NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Keep passes for this scan alone, beside the result.")
+]
+_CacheDir = Annotated[
+    Path | None,
+    typer.Option(help="Where finished passes are kept. (default: arca-diag in the user's cache)"),
+]
+_CacheGib = Annotated[
+    float | None, typer.Option(metavar="N", help="GiB that they may take there. (default: 4)")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print report.json, and nothing else.")]
 _Force = Annotated[
     bool, typer.Option("--force", help="Replace a result of other inputs or options.")
@@ -173,6 +187,10 @@ def scan(
     window: _Window = None,
     seed: _Seed = None,
     batch_tokens: _BatchTokens = None,
+    no_prefix_sharing: _NoSharing = False,
+    no_cache: _NoCache = False,
+    cache_dir: _CacheDir = None,
+    cache_gib: _CacheGib = None,
     json: _Json = False,
     force: _Force = False,
     redact_text: _Redact = False,
@@ -237,7 +255,7 @@ def demo(
     verbose: _Verbose = 0,
 ) -> None:
     """Scan the tiny sample run that ships with the package: offline, always measured anew."""
-    _scan({"run": _sample_run(), "out": out, "force": True}, json, verbose)
+    _scan({"run": _sample_run(), "out": out, "force": True, "no_cache": True}, json, verbose)
 
 
 @app.command()
@@ -329,6 +347,7 @@ class _RichProgress:
         self.bar = bar
         self.task = bar.add_task("starting", total=None, rate="")
         self.begun = 0.0
+        self.given = 0
         self.unit = ""
 
     def stage(self, name: str) -> None:
@@ -337,12 +356,19 @@ class _RichProgress:
     def start(self, total: int, unit: str) -> None:
         self.begun = time.monotonic()
         self.unit = unit
+        self.given = 0
         self.bar.update(self.task, total=total, completed=0)
+
+    def reused(self, done: int) -> None:
+        # Out of what the bar knows: its rate and time left are those of the work to do.
+        self.given += done
+        self.bar.update(self.task, total=(self.bar.tasks[0].total or 0) - done)
 
     def advance(self, done: int) -> None:
         task = self.bar.tasks[0]
         rate = (task.completed + done) / max(time.monotonic() - self.begun, 1e-9)
-        told = f"{task.completed + done:,.0f}/{task.total:,.0f} {self.unit}, {rate:,.0f}/s"
+        of = f"{task.completed + done + self.given:,.0f}/{(task.total or 0) + self.given:,.0f}"
+        told = f"{of} {self.unit}, {rate:,.0f}/s"
         self.bar.update(self.task, advance=done, rate=told)
 
 

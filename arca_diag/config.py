@@ -95,6 +95,10 @@ class ScanConfig(BaseModel):
     window: Annotated[int, Field(ge=0)] | None = None
     seed: int = 0
     batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    no_prefix_sharing: bool = False
+    no_cache: bool = False
+    cache_dir: Path | None = None
+    cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
     force: bool = False
     redact_text: bool = False
     skip_bad_lines: bool = False
@@ -171,6 +175,17 @@ class ScanConfig(BaseModel):
         if value not in ("all", "last") and not all(p.strip() for p in value.split(",")):
             raise ValueError("give all, last, or steps with commas between, such as 10,30")
         return value
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where finished passes are kept if nothing else is said, by the platform's custom."""
+    if sys.platform == "win32" and environ.get("LOCALAPPDATA"):
+        return Path(environ["LOCALAPPDATA"]) / "arca-diag" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "arca-diag"
+    # A path that is not absolute is to be ignored, says the XDG specification.
+    given = Path(environ.get("XDG_CACHE_HOME") or "")
+    return (given if given.is_absolute() else Path.home() / ".cache") / "arca-diag"
 
 
 def resolve(

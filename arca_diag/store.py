@@ -4,6 +4,7 @@ A marker file lists what lies in the folder and what it was made from. Only list
 ever replaced or deleted. `report.json` comes last: without it a result is not finished.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -23,6 +24,9 @@ from arca_diag.tables import Tables
 
 MARKER = ".arca-diag.json"
 REPORT = "report.json"
+#: Finished passes of a scan that is not finished, where they are not in the user's cache.
+UNITS = ".units"
+UNIT_FILES = (".safetensors", ".part")
 _FORMAT = 1
 
 
@@ -143,6 +147,18 @@ def write(folder: Path, identity: Identity, files: Mapping[str, bytes]) -> None:
             os.replace(_beside(folder / name), folder / name)
     except OSError as error:
         raise _unwritable(folder, error) from None
+
+
+def clear_units(folder: Path) -> None:
+    """Delete what was kept of a scan for its continuation: it has finished."""
+    units = folder / UNITS
+    if units.is_symlink() or not units.is_dir():
+        return
+    for path in units.iterdir():
+        if path.name.endswith(UNIT_FILES) and not path.is_dir():
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else is in it: not ours to delete
+        units.rmdir()
 
 
 def read_table(folder: Path, report: Report, name: str) -> pd.DataFrame:

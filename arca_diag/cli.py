@@ -121,6 +121,12 @@ _CacheDir = Annotated[
 _CacheGib = Annotated[
     float | None, typer.Option(metavar="N", help="GiB that they may take there. (default: 4)")
 ]
+_Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N", help="Run one of N shares of the passes, for `arca-diag merge` to join."
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print report.json, and nothing else.")]
 _Force = Annotated[
     bool, typer.Option("--force", help="Replace a result of other inputs or options.")
@@ -191,6 +197,7 @@ def scan(
     no_cache: _NoCache = False,
     cache_dir: _CacheDir = None,
     cache_gib: _CacheGib = None,
+    shard: _Shard = None,
     json: _Json = False,
     force: _Force = False,
     redact_text: _Redact = False,
@@ -259,6 +266,26 @@ def demo(
 
 
 @app.command()
+def merge(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="What `scan --shard I/N` left, all N.")
+    ],
+    out: _Out = None,
+    json: _Json = False,
+    verbose: _Verbose = 0,
+) -> None:
+    """Join the shares that `scan --shard I/N` ran into one result, as one scan would give."""
+    with _fixable_errors():
+        _say_more(verbose)
+        with _progress() as progress:
+            progress.stage("starting")
+            from arca_diag.merging import merge_shards
+
+            diagnosis = merge_shards(folders, out, progress)
+        _print(diagnosis, json)
+
+
+@app.command()
 def explain(
     identity: Annotated[
         str | None, typer.Argument(metavar="ID", help="Of a finding, a regime or a threshold.")
@@ -289,21 +316,38 @@ def _scan(flags: dict[str, Any], as_json: bool, loudness: int) -> None:
         config = _config(flags)
         with _progress() as progress:
             progress.stage("starting")
-            from arca_diag.pipeline import diagnose  # torch: seconds, so not for --help
+            # torch takes seconds, so not for --help
+            from arca_diag.pipeline import Diagnosis, diagnose
+            from arca_diag.together import diagnose_together, team
 
-            diagnosis = diagnose(config, progress)
-        if diagnosis.did != "measured":
-            _stderr().print(Text(f"{diagnosis.folder}: {diagnosis.did}"), soft_wrap=True)
-        if as_json:
-            _print_raw((diagnosis.folder / "report.json").read_text("utf-8"))
-        else:
-            from arca_diag.report.console import print_report
+            members = team()
+            diagnosis: Diagnosis | None
+            if members:
+                diagnosis = diagnose_together(config, members, progress)
+            else:
+                diagnosis = diagnose(config, progress)
+        if diagnosis is not None:  # the first process has it
+            _print(diagnosis, as_json)
 
-            folder = _shown(diagnosis.folder)
-            next_command = f"python -m json.tool {folder}/report.json | less"
-            print_report(_stdout(), diagnosis.report, folder, next_command)
-        if diagnosis.report.status == "nothing-measured":
-            raise typer.Exit(ExitCode.NOTHING_MEASURED)
+
+def _print(diagnosis: Any, as_json: bool) -> None:
+    """What a scan found; of a share, where it lies."""
+    if diagnosis.report is None:
+        said = f"{_shown(diagnosis.folder)}: {diagnosis.did}; join all with `arca-diag merge`"
+        _stderr().print(Text(said), soft_wrap=True)
+        return
+    if diagnosis.did != "measured":
+        _stderr().print(Text(f"{diagnosis.folder}: {diagnosis.did}"), soft_wrap=True)
+    if as_json:
+        _print_raw((diagnosis.folder / "report.json").read_text("utf-8"))
+    else:
+        from arca_diag.report.console import print_report
+
+        folder = _shown(diagnosis.folder)
+        next_command = f"python -m json.tool {folder}/report.json | less"
+        print_report(_stdout(), diagnosis.report, folder, next_command)
+    if diagnosis.report.status == "nothing-measured":
+        raise typer.Exit(ExitCode.NOTHING_MEASURED)
 
 
 def _config(flags: dict[str, Any]) -> ScanConfig:

@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Collection, Mapping
@@ -98,6 +99,7 @@ class ScanConfig(BaseModel):
     no_prefix_sharing: bool = False
     no_cache: bool = False
     cache_dir: Path | None = None
+    shard: str | None = None
     cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
     force: bool = False
     redact_text: bool = False
@@ -136,6 +138,28 @@ class ScanConfig(BaseModel):
     def _finite(cls, value: float | None) -> float | None:
         if value is not None and not math.isfinite(value):
             raise ValueError("must be a finite number")
+        return value
+
+    def asked(self) -> dict[str, Any]:
+        """What a share of a scan has in common with the others, to be asked for again."""
+        own = {"run", "out", "shard", "force", "no_cache", "cache_dir", "cache_gib", "thresholds"}
+        rest = self.model_dump(mode="json", exclude=own)
+        return rest | {"thresholds": dict(self.thresholds)}
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which share of the passes is run, from 0, and of how many."""
+        number, _, of = (self.shard or "1/1").partition("/")
+        return int(number) - 1, int(of)
+
+    @field_validator("shard")
+    @classmethod
+    def _one_of_some(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", value)
+        if not parts or int(parts[1]) > int(parts[2]):
+            raise ValueError("give i/n with i from 1 to n, such as 1/4")
         return value
 
     @field_validator("credit")

@@ -40,11 +40,11 @@ from arca_diag.results import SCHEMA_VERSION, Report
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """A report, where it lies, and what this call had to do for it."""
+    """A report, where it lies, and what this call had to do for it; no report of a share."""
 
-    report: Report
+    report: Report | None
     folder: Path
-    did: Literal["measured", "judged again", "nothing new"]
+    did: Literal["measured", "judged again", "nothing new", "a share of the passes"]
 
 
 def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
@@ -62,7 +62,8 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
 
     progress.stage("reading the run")
     run = find_run(config.run)
-    folder = config.out or run.root / "arca-diag"
+    name = f"arca-diag-{config.shard.replace('/', '-of-')}" if config.shard else "arca-diag"
+    folder = config.out or run.root / name
     found = store.look(folder)
     earlier = None if config.force else found
     before = earlier.report if earlier else None
@@ -99,6 +100,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
             "device": where,
             "attention": model.attention,
         },
+        share=config.share,
     )
     updates = {a.checkpoint.name: layer_updates(a) for a in inputs.adapters}
     found_in_model = replay_run(
@@ -116,6 +118,9 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     )
     del model  # for the noise the base comes again, in a higher precision
     raw = with_noise(found_in_model, inputs, where, progress, units)
+    if config.shard:
+        store.write_share(folder, config.shard, run.root, config.asked())
+        return Diagnosis(report=None, folder=folder, did="a share of the passes")
 
     progress.stage("measuring")
     credit = str(describe.judging(config, inputs.run)["credit"])
@@ -241,7 +246,7 @@ def _shelf(config: ScanConfig, inputs: Inputs, folder: Path) -> Shelf:
     What a base's own code does is no part of any hash: its passes serve this scan alone.
     """
     shared = None
-    if not config.no_cache and not inputs.base.trusted:
+    if not config.no_cache and not config.shard and not inputs.base.trusted:
         limit = int(config.cache_gib * 2**30)
         shared = open_shelf(config.cache_dir or cache_folder(), limit)
     return shared or open_shelf(folder / store.UNITS) or Shelf()

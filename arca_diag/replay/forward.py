@@ -43,6 +43,7 @@ def replay(
         units: Where finished passes are kept, and looked for before they are run.
     """
     units = (units or Units()).under(temperature=temperature)
+    batches = [batch for place, batch in enumerate(batches) if units.mine(place)]
     progress.start(sum(b.tokens * _passes(model, b) for b in batches), "tokens")
     with torch.inference_mode():
         model.check_head()

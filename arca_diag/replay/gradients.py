@@ -58,7 +58,9 @@ def measure_gradients(
     progress.stage("gradients, one backward pass a token")
     progress.start(sum(r.n_counted for rollouts in chosen.values() for r in rollouts), "tokens")
     for checkpoint, rollouts in chosen.items():
-        for rollout in rollouts:
+        for place, rollout in enumerate(rollouts):
+            if not units.mine(place):
+                continue
             positions = np.flatnonzero(rollout.mask)
             what = {
                 "gradients of": hash_ids(

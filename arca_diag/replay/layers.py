@@ -86,7 +86,9 @@ def layer_residuals(
     progress.start(2 * sum(lengths), "tokens")
     with torch.inference_mode():
         for checkpoint, rollouts in chosen.items():
-            for rollout in rollouts:
+            for place, rollout in enumerate(rollouts):
+                if not units.mine(place):
+                    continue
                 norms = _norms_of(model, checkpoint, rollout, count, progress, units)
                 for layer, (residual, ref_norm) in enumerate(norms.numpy(), start=-1):
                     yield LayerResiduals(

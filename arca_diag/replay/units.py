@@ -118,10 +118,17 @@ class Units:
     Attributes:
         shelf: Where they are kept.
         conditions: What moves numbers and is the same for all of them, by name.
+        share: Which share of all units is run here, from 0, and of how many.
     """
 
     shelf: Shelf = field(default_factory=Shelf)
     conditions: Mapping[str, object] = field(default_factory=dict)
+    share: tuple[int, int] = (0, 1)
+
+    def mine(self, place: int) -> bool:
+        """Whether the unit at this place of a fixed order is run here."""
+        number, of = self.share
+        return place % of == number
 
     def under(self, **conditions: object) -> "Units":
         """The same shelf under further conditions, or others."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from arca_diag import causes, faults, findings, tables, verdict
+from arca_diag import causes, crediting, faults, findings, tables, verdict
 from arca_diag.config import ScanConfig
 from arca_diag.measurements import measure
 from arca_diag.measurements.evidence import Evidence
@@ -75,7 +75,7 @@ def judge(
         credit: What the run trained with.
     """
     cuts = config.cuts
-    tokens, trajectories = tables.judge(
+    tokens, trajectories = crediting.judge(
         frames.tokens,
         members,
         frames.rollouts,

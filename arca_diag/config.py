@@ -328,10 +328,11 @@ def config_tables(
         ConfigError: A file that was named is not there, or one is no TOML.
     """
     if file is not None:
-        table = _table(file, str(file))
+        name = file.name if file.is_absolute() else str(file)
+        table = _table(file, name)
         if table is None:
             raise ConfigError(f"{file} is not a file", hint="give a TOML file with --config")
-        return [(str(file), table)]
+        return [(name, table)]
     cwd = (cwd or Path.cwd()).resolve()
     names = ("pyproject.toml", "arca.toml")
     if any(cwd.is_relative_to(os.path.realpath(run)) for run in runs):

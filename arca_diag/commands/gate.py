@@ -1,6 +1,7 @@
 """`arca-diag gate`: a saved result, or a run that is scanned first, held to a policy."""
 
 import datetime
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from arca_diag.gate.baseline import read_baseline
 from arca_diag.gate.loading import Resolved
 from arca_diag.gate.outcome import GateResult
 from arca_diag.gating import make_baseline, run_gate
+from arca_diag.report.gate.anchor import Anchor, lines_of
+from arca_diag.report.gate.markdown import render_markdown
 from arca_diag.report.gate.text import text_lines
 from arca_diag.report.gate.words import error_line, last_line
 from arca_diag.results import ExitCode
@@ -121,7 +124,7 @@ def gate(
         with progress_bar() as progress:
             held = hold(target, judging, config, progress)
         result = _gated(held, resolved, update=update_baseline)
-        _publish(result, asked)
+        _publish(result, asked, _anchor(resolved, config))
     raise typer.Exit(ExitCode.DONE if exit_zero else result.exit_code)
 
 
@@ -166,9 +169,29 @@ def _gated(held: Held, resolved: Resolved, *, update: bool) -> GateResult:
     return result
 
 
-def _publish(result: GateResult, asked: list[Output]) -> None:
+def _anchor(resolved: Resolved, config: Path | None) -> Anchor:
+    """The policy's file as a repository knows it, and the lines of its rules."""
+    if resolved.file is None:
+        return Anchor()
+    path = config or Path(resolved.file)
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError:
+        text = ""
+    near = path.resolve().is_relative_to(Path.cwd())
+    return Anchor(
+        path=str(shown(path)) if near else path.name,
+        lines=lines_of(text, resolved.policy.rules),
+    )
+
+
+def _publish(result: GateResult, asked: list[Output], anchor: Anchor) -> None:
     """Render everything, then write the files, then print; the last line comes last."""
-    rendered = [(one, _rendered(result, one.format)) for one in asked if one.format != "text"]
+    rendered = [
+        (one, _rendered(result, one.format, anchor)) for one in asked if one.format != "text"
+    ]
+    if any(one.format == "github" for one in asked):
+        _append_summary(result)
     texts = [one for one in asked if one.format == "text"]
     for one, text in rendered:
         if one.file is not None:
@@ -188,8 +211,38 @@ def _publish(result: GateResult, asked: list[Output]) -> None:
     console.print(Text(last_line(result, time.monotonic() - _BEGUN)), soft_wrap=True)
 
 
-def _rendered(result: GateResult, name: str) -> str:
-    return {"json": GateResult.to_json}[name](result)
+def _rendered(result: GateResult, name: str, anchor: Anchor) -> str:
+    """A view for machines; each is imported where it is asked for."""
+    if name == "json":
+        return result.to_json()
+    if name == "junit":
+        from arca_diag.report.gate.junit import render_junit
+
+        return render_junit(result)
+    if name == "github":
+        from arca_diag.report.gate.github import render_github
+
+        return render_github(result, anchor)
+    if name == "sarif":
+        from arca_diag.report.gate.sarif import render_sarif
+
+        return render_sarif(result, anchor)
+    assert name == "markdown", name
+    return render_markdown(result)
+
+
+def _append_summary(result: GateResult) -> None:
+    """Add the Markdown to the step's summary, where GitHub says that there is one."""
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not summary:
+        return
+    try:
+        with Path(summary).open("a", encoding="utf-8") as handle:
+            handle.write(render_markdown(result))
+    except OSError as error:
+        raise ArcaError(
+            f"GITHUB_STEP_SUMMARY: {summary} cannot be written: {error.strerror}"
+        ) from None
 
 
 @contextmanager

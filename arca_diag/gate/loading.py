@@ -5,6 +5,7 @@ that nothing reads is an error with the nearest name: a rule that a typo turned 
 """
 
 import datetime
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -38,6 +39,7 @@ _OF_RULES = (
     "view",
     "against",
 )
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 _BOUNDS = ("max", "min", "max_increase", "max_decrease")
 
 
@@ -218,6 +220,11 @@ def _subject(name: str, given: Mapping[str, Any], where: str) -> tuple[str, str]
     choices = FINDING_IDS if kind == "finding" else FIGURES
     if of not in choices:
         raise unknown(kind, of, choices, where)
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}: a rule's name has letters, digits, hyphens, dots and underscores alone",
+            hint="for example surprisal-gini",
+        )
     if name in known and name != of:
         raise ConfigError(
             f"{where}: this is the name of a {known[name]}, and the rule is of {of}",

@@ -93,6 +93,8 @@ class TestTypos:
             {"rules": {"credit-sparse": {"measurement": "gini", "max": 1}}},
             {"rules": {"x": {"measurement": "gini", "finding": "credit-sparse", "max": 1}}},
             {"rules": {"x": {"max": 1}}},
+            {"rules": {"x,y": {"measurement": "gini", "max": 1}}},
+            {"rules": {"::x": {"finding": "adapter-inert"}}},
             {"rules": []},
             {"rules": {"credit-sparse": 3}},
             {"fail_on": "warning"},

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from arca_diag import __version__
-from arca_diag.commands.gate import gate
+from arca_diag.commands.configuring import config_app
+from arca_diag.commands.gate import gate, gate_a_scan
+from arca_diag.commands.holding import policy_of
 from arca_diag.commands.scanning import config_of
 from arca_diag.config import Device, Dtype
 from arca_diag.errors import ArcaError
@@ -154,6 +156,13 @@ _Gradients = Annotated[
         help="True gradients of N tokens a checkpoint: a backward pass each. (default: 0)",
     ),
 ]
+_FailOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="error|warn|never",
+        help="Gate the result by the policy: exit 1 failed, 3 inconclusive. (default: no gate)",
+    ),
+]
 _Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv for all.")
 ]
@@ -189,13 +198,16 @@ def scan(
     generate: _Generate = None,
     max_new_tokens: _MaxNewTokens = None,
     gradients: _Gradients = None,
+    fail_on: _FailOn = None,
     verbose: _Verbose = 0,
 ) -> None:
     """Replay a run's rollouts under its checkpoints and measure every credit signal."""
     flags = dict(locals())
     as_json, loudness = flags.pop("json"), flags.pop("verbose")
+    gate_at = flags.pop("fail_on")
     # A switch that is off is a switch that was not given: environment and file may set it.
-    _scan({key: value for key, value in flags.items() if value is not False}, as_json, loudness)
+    given = {key: value for key, value in flags.items() if value is not False}
+    _scan(given, as_json, loudness, gate_at)
 
 
 @app.command()
@@ -271,12 +283,15 @@ def explain(
 
 
 app.command()(gate)
+app.add_typer(config_app(scan), name="config")
 
 
-def _scan(flags: dict[str, Any], as_json: bool, loudness: int) -> None:
+def _scan(flags: dict[str, Any], as_json: bool, loudness: int, gate_at: str | None = None) -> None:
     with fixable_errors():
         say_more(loudness)
         config = config_of(flags)
+        # A policy that is wrong is said before hours of replay, not after.
+        policy = policy_of(config.run, {"fail_on": gate_at}, None) if gate_at else None
         with progress_bar() as progress:
             progress.stage("starting")
             from arca_diag.pipeline import diagnose  # torch: seconds, so not for --help
@@ -292,6 +307,8 @@ def _scan(flags: dict[str, Any], as_json: bool, loudness: int) -> None:
             folder = shown(diagnosis.folder)
             next_command = f"python -m json.tool {folder}/report.json | less"
             print_report(stdout(), diagnosis.report, folder, next_command)
+        if policy is not None:
+            raise typer.Exit(gate_a_scan(diagnosis.report, policy, to_stderr=as_json))
         if diagnosis.report.status == "nothing-measured":
             raise typer.Exit(ExitCode.NOTHING_MEASURED)
 

@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from arca_diag.commands.holding import Held, hold, policy_of
+from arca_diag.commands.holding import hold, policy_of
 from arca_diag.commands.output import Output, outputs, write_file
 from arca_diag.errors import ArcaError
 from arca_diag.gate.baseline import read_baseline
+from arca_diag.gate.checks import OnDisk
 from arca_diag.gate.loading import Resolved
 from arca_diag.gate.outcome import GateResult
 from arca_diag.gating import make_baseline, run_gate
@@ -22,7 +23,7 @@ from arca_diag.report.gate.anchor import Anchor, lines_of
 from arca_diag.report.gate.markdown import render_markdown
 from arca_diag.report.gate.text import text_lines
 from arca_diag.report.gate.words import error_line, last_line
-from arca_diag.results import ExitCode
+from arca_diag.results import ExitCode, Report
 from arca_diag.terminal import (
     fixable_errors,
     print_raw,
@@ -123,15 +124,16 @@ def gate(
         resolved = policy_of(target, flags, config)
         with progress_bar() as progress:
             held = hold(target, judging, config, progress)
-        result = _gated(held, resolved, update=update_baseline)
+        result = _gated(
+            held.report, resolved, disk=held.disk, credit=held.credit, update=update_baseline
+        )
         _publish(result, asked, _anchor(resolved, config))
     raise typer.Exit(ExitCode.DONE if exit_zero else result.exit_code)
 
 
-def gate_a_scan(held: Held, fail_on: str, *, to_stderr: bool) -> int:
+def gate_a_scan(report: Report, resolved: Resolved, *, to_stderr: bool) -> int:
     """What `scan --fail-on LEVEL` does after the scan: the same gate and exit codes."""
-    resolved = policy_of(held.folder, {"fail_on": fail_on}, None)
-    result = _gated(held, resolved, update=False)
+    result = _gated(report, resolved, disk=OnDisk(compared=True))
     console = stderr() if to_stderr else stdout()
     for line in text_lines(result):
         console.print(line, soft_wrap=True)
@@ -139,7 +141,14 @@ def gate_a_scan(held: Held, fail_on: str, *, to_stderr: bool) -> int:
     return result.exit_code
 
 
-def _gated(held: Held, resolved: Resolved, *, update: bool) -> GateResult:
+def _gated(
+    report: Report,
+    resolved: Resolved,
+    *,
+    disk: OnDisk,
+    credit: str | None = None,
+    update: bool = False,
+) -> GateResult:
     policy = resolved.policy
     file = policy.baseline
     if update and file is None:
@@ -151,11 +160,11 @@ def _gated(held: Held, resolved: Resolved, *, update: bool) -> GateResult:
         ]
         policy = policy.model_copy(update={"ignore": (*policy.ignore, *compares)})
     result = run_gate(
-        held.report,
+        report,
         policy,
         read_baseline(file) if file and not update else None,
-        credit=held.credit,
-        disk=held.disk,
+        credit=credit,
+        disk=disk,
         today=datetime.date.today(),
         resolved=resolved,
     )
@@ -163,7 +172,7 @@ def _gated(held: Held, resolved: Resolved, *, update: bool) -> GateResult:
         if result.status != "PASSED":
             note = f"{file} was not written: a baseline is an accepted result, and this is not one"
         else:
-            write_file(file, make_baseline(held.report, policy, result).to_json())
+            write_file(file, make_baseline(report, policy, result).to_json())
             note = f"{shown(file)} was written from this result"
         result = result.model_copy(update={"notes": [*result.notes, note]})
     return result

@@ -29,13 +29,11 @@ class Held:
         report: Judged as asked.
         credit: What the run trains with, where that was said anew.
         disk: What lies beside the result.
-        folder: Where it lies.
     """
 
     report: Report
     credit: str | None
     disk: OnDisk
-    folder: Path
 
 
 def policy_of(target: Path, flags: Mapping[str, Any], file: Path | None) -> Resolved:
@@ -78,7 +76,7 @@ def hold(target: Path, judging: Mapping[str, Any], file: Path | None, progress: 
     from arca_diag.pipeline import diagnose  # torch: seconds, so only where a model is needed
 
     done = diagnose(asked.config, progress)
-    return Held(report=done.report, credit=None, disk=OnDisk(compared=True), folder=done.folder)
+    return Held(report=done.report, credit=None, disk=OnDisk(compared=True))
 
 
 def _judged(folder: Path, report: Report, asked: ResolvedConfig, disk: OnDisk) -> Held:
@@ -107,12 +105,11 @@ def _judged(folder: Path, report: Report, asked: ResolvedConfig, disk: OnDisk) -
     if credit is not None and credit != before:
         other |= ":" in credit or ":" in before  # TRL's top_entropy has findings of its own
     if not other:
-        return Held(report=report, credit=credit, disk=disk, folder=folder)
+        return Held(report=report, credit=credit, disk=disk)
     from arca_diag.rejudging import judged_with
 
     return Held(
         report=judged_with(folder, report, config, given, credit),
         credit=None,
         disk=disk,
-        folder=folder,
     )

@@ -87,7 +87,7 @@ def resolve_policy(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Resolved:
 
     settings = settings_of(profile)
     origins = dict.fromkeys(_SETTINGS, "default")
-    origins |= dict.fromkeys(settings, f"profile {profile}")
+    origins |= dict.fromkeys(settings.keys() - {"profile"}, f"profile {profile}")
     rules = rules_of(profile)
     origins |= {f"rules.{name}": f"profile {profile}" for name in rules}
     suppressions: list[Suppression] = []

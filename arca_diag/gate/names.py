@@ -130,4 +130,5 @@ def check_keys(table: Mapping[str, object], known: Collection[str], where: str) 
     """
     for key in table:
         if key not in known:
-            raise unknown("key", key, known, where)
+            spelled = [name.replace("_", "-") for name in known]
+            raise unknown("key", key.replace("_", "-"), spelled, where)

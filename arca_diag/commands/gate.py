@@ -118,7 +118,7 @@ def gate(
         "baseline": baseline,
     }
     judging = {"credit": credit, "epsilon": epsilon, "sharpening": sharpening}
-    with _last_line_on_errors(), fixable_errors():
+    with _last_line_on_errors():
         say_more(verbose)
         asked = outputs(formats or [], output)
         resolved = policy_of(target, flags, config)
@@ -256,11 +256,17 @@ def _append_summary(result: GateResult) -> None:
 
 @contextmanager
 def _last_line_on_errors() -> Iterator[None]:
-    """The last line where what was given has to be mended; the message itself came before."""
+    """Messages for what has to be mended, and the last line after them."""
+    told = ""
     try:
-        yield
+        with fixable_errors():
+            try:
+                yield
+            except ArcaError as error:
+                told = str(error)
+                raise
     except typer.Exit as ended:
         if ended.exit_code == ExitCode.BAD_INPUT:
-            line = error_line("what was given must be mended", time.monotonic() - _BEGUN)
+            line = error_line(told, time.monotonic() - _BEGUN)
             stderr().print(Text(line), soft_wrap=True)
         raise

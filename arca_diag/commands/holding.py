@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arca_diag.commands.scanning import resolved_config, runs_of
+from arca_diag.commands.scanning import RESULT, resolved_config, runs_of
 from arca_diag.config import Resolved as ResolvedConfig
 from arca_diag.config import config_tables, gate_environment
 from arca_diag.errors import ResultError
@@ -17,7 +17,6 @@ from arca_diag.progress import Progress
 from arca_diag.results import Report
 from arca_diag.thresholds import OF_FILES
 
-_RESULT = "arca-diag"
 _OF_TABLES = ("epsilon", "sharpening", "seed", "thresholds")
 
 
@@ -39,8 +38,6 @@ class Held:
 def policy_of(target: Path, flags: Mapping[str, Any], file: Path | None) -> Resolved:
     """The policy: of the working directory or of a named file, never of the run or its result."""
     runs = [target, *runs_of(target)]
-    if target.name == _RESULT and is_result(target):
-        runs.append(target.resolve().parent)
     layers = [
         *((name, t["gate"]) for name, t in config_tables(file, None, runs) if "gate" in t),
         ("environment", gate_environment()),
@@ -67,7 +64,7 @@ def hold(target: Path, judging: Mapping[str, Any], file: Path | None, progress: 
     from arca_diag.inputs.runs import find_run
 
     root = find_run(target).root
-    folder = asked.config.out or root / _RESULT
+    folder = asked.config.out or root / RESULT
     if (folder / "report.json").is_file() and not asked.config.force:
         _, before = read_result(folder)
         disk = look_beside(folder, before, root, growing=True)

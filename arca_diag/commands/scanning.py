@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from arca_diag.config import Resolved, ScanConfig, resolve_with_origins
+from arca_diag.errors import ArcaError
+
+#: Name of the result's folder in a run.
+RESULT = "arca-diag"
 
 
 def config_of(flags: Mapping[str, Any]) -> ScanConfig:
@@ -19,7 +23,21 @@ def resolved_config(flags: Mapping[str, Any], file: Path | None = None) -> Resol
 
 
 def runs_of(path: Path) -> set[Path]:
-    """The runs that a path may be a checkpoint of."""
+    """The runs that a path may be a checkpoint of, or the result in: nothing is read of them."""
     from arca_diag.inputs.survey import step_folders
 
-    return {root for root, _, _ in step_folders(Path(os.path.realpath(path)))}
+    path = Path(os.path.realpath(path))
+    found = {root for root, _, _ in step_folders(path)}
+    if path.name == RESULT and _is_run(path.parent):
+        found.add(path.parent)
+    return found
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether checkpoints lie in a folder; a repository that a result was copied to has none."""
+    from arca_diag.inputs.survey import survey
+
+    try:
+        return bool(survey(folder).checkpoints)
+    except (ArcaError, OSError):
+        return True  # nobody can tell: better not read what may be a stranger's

@@ -86,7 +86,8 @@ def scanned(run: Path, out: Path, **options: object) -> Path:
 
 @pytest.fixture(scope="module")
 def healthy(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return scanned(tiny_run, tmp_path_factory.mktemp("healthy") / "result", **SMALL)
+    out = tmp_path_factory.mktemp("healthy") / "result"
+    return scanned(tiny_run, out, checkpoints="20,100", **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +230,7 @@ class TestMend:
         done = gate("result")
         assert done.code == 2
         assert done.last.startswith("arca-diag: ERROR ")
+        assert "report.json" in done.last
         assert "error: " in done.stderr
         assert done.stdout == ""
 
@@ -334,7 +336,7 @@ class TestOnDisk:
         assert "checkpoint-120 came after the scan" in done.stdout
 
     def test_a_deleted_checkpoint_does_not(self, gate, beside: Path) -> None:
-        shutil.rmtree(beside.parent / "checkpoint-2")
+        shutil.rmtree(beside.parent / "checkpoint-20")
         assert gate(beside).code == 0
 
     def test_given_the_run_its_stale_result_is_not_scanned_over(self, gate, beside: Path) -> None:
@@ -373,6 +375,13 @@ class TestOnDisk:
         done = call("gate", "arca-diag", cwd=beside.parent)
         assert done.code == 0
         assert "arca.toml is not read" in done.stderr
+
+    def test_a_result_copied_into_a_repository_is_held_to_its_policy(
+        self, gate, desk: Path, healthy: Path
+    ) -> None:
+        shutil.copytree(healthy, desk / "arca-diag")
+        (desk / "arca.toml").write_text("[gate]\nmin-clusters = 99\n", "utf-8")
+        assert gate("arca-diag").code == 3
 
 
 class TestFormats:

@@ -385,6 +385,22 @@ def test_no_line_is_a_command_and_no_control_character_is_left(
         assert not re.search(r"##\w*\[", line), line
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("::error::x", ": :error: :x"),
+        ("a\n::warning::b", "a : :warning: :b"),
+        ("##[group]x", "## [group]x"),
+        ("see ##vso[task.x]", "see ## vso[task.x]"),
+        ("##teamcity[x]", "## teamcity[x]"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("plain: text # 1", "plain: text # 1"),
+    ],
+)
+def test_what_a_ci_system_or_a_terminal_would_read_is_broken(text: str, told: str) -> None:
+    assert harmless(text) == told
+
+
 def test_the_last_line_is_as_promised() -> None:
     line = last_line(RESULTS["failed"], 1.23)
     assert re.fullmatch(

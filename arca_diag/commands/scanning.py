@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arca_diag.config import Resolved, ScanConfig, resolve_with_origins
+from arca_diag.config import Resolved, ScanConfig, resolve, resolve_with_origins
 from arca_diag.errors import ArcaError
 
 #: Name of the result's folder in a run.
@@ -14,7 +14,7 @@ RESULT = "arca-diag"
 
 def config_of(flags: Mapping[str, Any]) -> ScanConfig:
     """The configuration, with nothing of it from the run, of which a checkpoint may be named."""
-    return resolved_config(flags).config
+    return resolve(flags, runs=runs_of(Path(flags["run"])))
 
 
 def resolved_config(flags: Mapping[str, Any], file: Path | None = None) -> Resolved:

@@ -93,7 +93,7 @@ def test_every_option_has_its_row() -> None:
         for name in re.findall(r"`([^`]+)`", cell)
     }
     fields = {f.replace("_", "-") for f in ScanConfig.model_fields} - {"run", "thresholds"}
-    assert options == fields | {"json"}
+    assert options == fields | {"json", "fail-on"}
     assert "[thresholds]" in section("Your own run")  # a table of the file, and no option
 
 

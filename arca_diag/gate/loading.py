@@ -21,7 +21,7 @@ from arca_diag.gate.names import (
     check_keys,
     unknown,
 )
-from arca_diag.gate.policy import Policy, Rule, RuleLevel, Suppression, relative_part
+from arca_diag.gate.policy import Kind, Policy, Rule, RuleLevel, Suppression, relative_part
 from arca_diag.gate.profiles import PROFILES, ProfileName, rules_of, settings_of
 
 _SETTINGS = tuple(name for name in Policy.model_fields if name not in ("rules", "suppressions"))
@@ -183,7 +183,7 @@ def _rule(name: str, value: object, where: str) -> Rule:
                 relative_part(_number_or_text(given[key]))
         signals = given.get("signals", "all")
         return Rule(
-            kind=kind,  # type: ignore[arg-type]  # one of the three that _subject gives
+            kind=kind,
             of=of,
             **{k: v for k, v in given.items() if k not in ("finding", "measurement", "signals")},
             signals=tuple(signals) if isinstance(signals, list) else signals,
@@ -202,14 +202,15 @@ def _number_or_text(value: object) -> float | str:
     return value
 
 
-def _subject(name: str, given: Mapping[str, Any], where: str) -> tuple[str, str]:
+def _subject(name: str, given: Mapping[str, Any], where: str) -> tuple[Kind, str]:
     """What a rule is of: its id says so, or `finding` or `measurement` does."""
-    named = [key for key in ("finding", "measurement") if key in given]
-    known = {
-        **dict.fromkeys(FIGURES, "measurement"),
-        **dict.fromkeys(FINDING_IDS, "finding"),
-        **dict.fromkeys(CHECK_IDS, "check"),
+    subjects: tuple[Kind, ...] = ("finding", "measurement")
+    named = [key for key in subjects if key in given]
+    known: dict[str, Kind] = {
+        **dict.fromkeys(FIGURES, subjects[1]),
+        **dict.fromkeys(FINDING_IDS, subjects[0]),
     }
+    known |= dict.fromkeys(CHECK_IDS, "check")
     if not named:
         if name not in known:
             raise unknown("id", name, known, where)

@@ -22,6 +22,8 @@ RuleLevel = Literal["error", "warn", "note", "off", "as-found", "at-most-warn"]
 Which = Literal["declared", "all"]
 #: An increase or a decrease: 0.05 is in the figure's own unit, "20%" relative to the baseline.
 Change = float | str
+#: What a rule is of.
+Kind = Literal["finding", "measurement", "check"]
 
 
 class _Part(BaseModel):
@@ -37,7 +39,7 @@ class Rule(_Part):
 
     model_config = ConfigDict(strict=True)
 
-    kind: Literal["finding", "measurement", "check"]
+    kind: Kind
     of: str = Field(description="Id of the finding or check, or name of the figure.")
     level: RuleLevel = "error"
     max: float | None = None

@@ -9,16 +9,8 @@ from arca_diag.gate.outcome import GateResult, RuleOutcome
 from arca_diag.gate.policy import Policy
 from arca_diag.gating import run_gate
 from arca_diag.results import Finding, Measurement, Report, Verdict
+from arca_diag.signals import SIGNAL_NAMES
 
-SIGNALS = (
-    "surprisal",
-    "entropy_reduction",
-    "divergence",
-    "residual",
-    "entropy",
-    "kl_exact",
-    "relative_residual",
-)
 CLASSES = ("uniform", "leaning-uniform", "middle", "leaning-sparse", "sparse", "no-signal")
 
 
@@ -110,7 +102,7 @@ def report(
         for step in steps
         if step not in unmeasured
         for view in ("on-policy", "fixed-set")
-        for signal in SIGNALS
+        for signal in SIGNAL_NAMES
     ]
     base = [
         made

@@ -11,8 +11,8 @@ from pathlib import Path
 from arca_diag.errors import ArcaError
 from arca_diag.gate.checks import OnDisk
 from arca_diag.inputs import untrusted
+from arca_diag.inputs.checkpoints import Checkpoint
 from arca_diag.inputs.files import within
-from arca_diag.inputs.layouts import Checkpoint
 from arca_diag.inputs.survey import survey
 from arca_diag.results import Report
 

@@ -14,6 +14,7 @@ from arca_diag.gate.outcome import Case
 from arca_diag.gate.policy import Rule
 from arca_diag.gate.scope import Label, Scope
 from arca_diag.results import Finding, Verdict, View
+from arca_diag.thresholds import DEFAULT
 
 _BY_ID = {e.id: e for e in EXPLANATIONS}
 #: Causes that decide whatever the others are: an inert adapter has its own finding.
@@ -94,7 +95,11 @@ def _of_signal(rule: Rule, scope: Scope, label: Label, signal: str) -> list[Case
         first = chain[0] == rule.of and _INERT not in verdict.causes
         level = level_of(verdict.regime, causes, declared=first)
         return [_there(rule, scope, verdict, level)]
-    if rule.of in REGIME_IDS and verdict.regime in _OPEN and not _surely_not(rule.of, verdict):
+    if (
+        rule.of in REGIME_IDS
+        and verdict.regime in _OPEN
+        and not _surely_not(rule.of, verdict, scope)
+    ):
         why = verdict.settled_by.reason if verdict.settled_by else f"the regime is {verdict.regime}"
         return [_unknown(rule, label, signal, view, why)]
     for skipped in scope.report.skipped:
@@ -104,10 +109,11 @@ def _of_signal(rule: Rule, scope: Scope, label: Label, signal: str) -> list[Case
     return []
 
 
-def _surely_not(regime_id: str, verdict: Verdict) -> bool:
+def _surely_not(regime_id: str, verdict: Verdict, scope: Scope) -> bool:
     """Whether a regime that is not settled is surely none of these: too few completions of them.
 
-    The sum of the upper limits bounds the share of the classes together. Where no number of
+    The sum of the upper limits bounds the share of the classes together; the cut is the one that
+    the report was judged by. Where no number of
     prompts would settle it, rounding may have made the shares, and they say nothing.
     """
     if verdict.settled_by is None or verdict.settled_by.clusters_more is None:
@@ -115,7 +121,9 @@ def _surely_not(regime_id: str, verdict: Verdict) -> bool:
     classes = [name for name, found in DEGENERATE.items() if found == regime_id]
     highs = [verdict.shares[name].high for name in classes if name in verdict.shares]
     known = [high for high in highs if high is not None]
-    return len(known) == len(classes) and sum(known) < 0.5
+    cuts = {cut.id: cut.value for cut in scope.report.thresholds}
+    half = cuts.get("share-majority", DEFAULT["share-majority"])
+    return len(known) == len(classes) and sum(known) < half
 
 
 def _there(rule: Rule, scope: Scope, verdict: Verdict, level: Level) -> Case:

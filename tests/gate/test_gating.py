@@ -225,6 +225,10 @@ class TestCredit:
         assert found.exit_code == 3
         ids = {r.id for r in found.of_status("inconclusive")}
         assert ids == {"credit-sparse", "credit-uniform"}  # and surely not absent
+        lower = [{"id": "share-majority", "value": 0.1, "comparator": ">", "source": "a test"}]
+        stricter = type(open_).model_validate(open_.model_dump() | {"thresholds": lower})
+        found = run_gate(stricter, credit="surprisal")
+        assert "credit-absent" in {r.id for r in found.of_status("inconclusive")}
 
     def test_shares_that_rounding_may_have_made_exclude_nothing(self) -> None:
         drowned = verdict(

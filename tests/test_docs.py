@@ -42,11 +42,15 @@ def rows(title: str) -> dict[str, str]:
     return {m[1]: m[0] for m in re.finditer(r"^\| `([^`]+)` \|.*$", section(title), re.M)}
 
 
+#: Modules whose calls give findings an id.
+RULES = ("findings.py", "lint.py", "logs.py", "fidelity/__init__.py")
+
+
 def finding_ids() -> set[str]:
     """Every id that a finding can have, read from the source: each call gives it first."""
     ids = set()
-    for name in ("findings", "lint", "logs", "fidelity/__init__"):
-        tree = ast.parse((ROOT / "arca_diag" / f"{name}.py").read_text("utf-8"))
+    for name in RULES:
+        tree = ast.parse((ROOT / "arca_diag" / name).read_text("utf-8"))
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
                 continue

@@ -153,9 +153,17 @@ def sharpening_only(case: Case) -> Test | str | None:
     """The regime is the power's: at s = 1 it surely is another."""
     verdict, plain = case.verdict, case.plain
     settled = {INCONCLUSIVE, UNDEFINED}.isdisjoint((verdict.regime, plain.regime))
-    # `leaning-sparse` may be `sparse` that is not settled: only another side is another regime.
-    apart = verdict.regime in _SIDES and plain.regime not in _SIDES[verdict.regime]
-    if verdict.sharpening == 1 or not settled or not apart:
+    if verdict.sharpening == 1 or not settled or verdict.regime not in _SIDES:
+        return None
+    # `leaning-sparse` may be `sparse` that is not settled: on one side, the shares have to tell.
+    had = plain.shares.get(verdict.regime)
+    surely_not = (
+        verdict.regime in ("sparse", "uniform")
+        and had is not None
+        and had.high is not None
+        and had.high < case.cuts["share-majority"]
+    )
+    if plain.regime in _SIDES[verdict.regime] and not surely_not:
         return None
     return Test(
         evidence={

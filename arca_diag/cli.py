@@ -1,27 +1,33 @@
 """Commands: parse, call, render, exit. No arithmetic, and no torch before a model is needed."""
 
-import logging
-import os
 import shlex
 import sys
-import time
 import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from arca_diag import __version__
-from arca_diag.config import Device, Dtype, ScanConfig, resolve
+from arca_diag.commands.configuring import config_app
+from arca_diag.commands.gate import gate, gate_a_scan
+from arca_diag.commands.holding import policy_of
+from arca_diag.commands.merging import merge, print_diagnosis
+from arca_diag.commands.scanning import check_whole, config_of
+from arca_diag.config import Device, Dtype
 from arca_diag.errors import ArcaError
 from arca_diag.results import ExitCode
+from arca_diag.terminal import (
+    fixable_errors,
+    print_raw,
+    progress_bar,
+    say_more,
+    shown,
+    stay_quiet,
+    stdout,
+)
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -39,7 +45,7 @@ _RUN = typer.Argument(
 
 def _version(asked: bool) -> None:
     if asked:
-        _print_raw(f"arca-diag {__version__}\n")
+        print_raw(f"arca-diag {__version__}\n")
         raise typer.Exit
 
 
@@ -169,6 +175,13 @@ _Gradients = Annotated[
         help="True gradients of N tokens a checkpoint: a backward pass each. (default: 0)",
     ),
 ]
+_FailOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="error|warn|never",
+        help="Gate the result by the policy: exit 1 failed, 3 inconclusive. (default: no gate)",
+    ),
+]
 _Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv for all.")
 ]
@@ -209,13 +222,16 @@ def scan(
     generate: _Generate = None,
     max_new_tokens: _MaxNewTokens = None,
     gradients: _Gradients = None,
+    fail_on: _FailOn = None,
     verbose: _Verbose = 0,
 ) -> None:
     """Replay a run's rollouts under its checkpoints and measure every credit signal."""
     flags = dict(locals())
     as_json, loudness = flags.pop("json"), flags.pop("verbose")
+    gate_at = flags.pop("fail_on")
     # A switch that is off is a switch that was not given: environment and file may set it.
-    _scan({key: value for key, value in flags.items() if value is not False}, as_json, loudness)
+    given = {key: value for key, value in flags.items() if value is not False}
+    _scan(given, as_json, loudness, gate_at)
 
 
 @app.command()
@@ -239,20 +255,20 @@ def inspect(
 ) -> None:
     """Say what a run holds and what is wrong with it: no model, in seconds."""
     flags = {k: v for k, v in locals().items() if k not in ("tensors", "json", "verbose")}
-    with _fixable_errors():
-        _say_more(verbose)
-        config = _config({key: value for key, value in flags.items() if value is not False})
-        with _progress() as progress:
+    with fixable_errors():
+        say_more(verbose)
+        config = config_of({key: value for key, value in flags.items() if value is not False})
+        with progress_bar() as progress:
             progress.stage("starting")
             from arca_diag.inspection import inspect_run
 
             found = inspect_run(config, tensors=tensors, progress=progress)
         if json:
-            _print_raw(found.to_json())
+            print_raw(found.to_json())
         else:
             from arca_diag.report.inspection import print_inspection
 
-            print_inspection(_stdout(), found, _repeated(flags))
+            print_inspection(stdout(), found, _repeated(flags))
 
 
 @app.command()
@@ -266,26 +282,6 @@ def demo(
 
 
 @app.command()
-def merge(
-    folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="What `scan --shard I/N` left, all N.")
-    ],
-    out: _Out = None,
-    json: _Json = False,
-    verbose: _Verbose = 0,
-) -> None:
-    """Join the shares that `scan --shard I/N` ran into one result, as one scan would give."""
-    with _fixable_errors():
-        _say_more(verbose)
-        with _progress() as progress:
-            progress.stage("starting")
-            from arca_diag.merging import merge_shards
-
-            diagnosis = merge_shards(folders, out, progress)
-        _print(diagnosis, json)
-
-
-@app.command()
 def explain(
     identity: Annotated[
         str | None, typer.Argument(metavar="ID", help="Of a finding, a regime or a threshold.")
@@ -295,7 +291,7 @@ def explain(
     ] = False,
 ) -> None:
     """Say what a finding or a regime means, how it is measured, by what cuts, and what to do."""
-    with _fixable_errors():
+    with fixable_errors():
         from arca_diag import explanations
         from arca_diag.report.explanation import print_explanation, print_list
 
@@ -305,16 +301,25 @@ def explain(
                 hint="for example `arca-diag explain adapter-inert`",
             )
         if identity is None:
-            print_list(_stdout(), explanations.listed(), bare=not sys.stdout.isatty())
+            print_list(stdout(), explanations.listed(), bare=not sys.stdout.isatty())
         else:
-            print_explanation(_stdout(), explanations.explain(identity))
+            print_explanation(stdout(), explanations.explain(identity))
 
 
-def _scan(flags: dict[str, Any], as_json: bool, loudness: int) -> None:
-    with _fixable_errors():
-        _say_more(loudness)
-        config = _config(flags)
-        with _progress() as progress:
+app.command()(merge)
+app.command()(gate)
+app.add_typer(config_app(scan), name="config")
+
+
+def _scan(flags: dict[str, Any], as_json: bool, loudness: int, gate_at: str | None = None) -> None:
+    with fixable_errors():
+        say_more(loudness)
+        config = config_of(flags)
+        if gate_at:
+            check_whole(config)
+        # A policy that is wrong is said before hours of replay, not after.
+        policy = policy_of(config.run, {"fail_on": gate_at}, None) if gate_at else None
+        with progress_bar() as progress:
             progress.stage("starting")
             # torch takes seconds, so not for --help
             from arca_diag.pipeline import Diagnosis, diagnose
@@ -326,36 +331,15 @@ def _scan(flags: dict[str, Any], as_json: bool, loudness: int) -> None:
                 diagnosis = diagnose_together(config, members, progress)
             else:
                 diagnosis = diagnose(config, progress)
-        if diagnosis is not None:  # the first process has it
-            _print(diagnosis, as_json)
-
-
-def _print(diagnosis: Any, as_json: bool) -> None:
-    """What a scan found; of a share, where it lies."""
-    if diagnosis.report is None:
-        said = f"{_shown(diagnosis.folder)}: {diagnosis.did}; join all with `arca-diag merge`"
-        _stderr().print(Text(said), soft_wrap=True)
-        return
-    if diagnosis.did != "measured":
-        _stderr().print(Text(f"{diagnosis.folder}: {diagnosis.did}"), soft_wrap=True)
-    if as_json:
-        _print_raw((diagnosis.folder / "report.json").read_text("utf-8"))
-    else:
-        from arca_diag.report.console import print_report
-
-        folder = _shown(diagnosis.folder)
-        next_command = f"python -m json.tool {folder}/report.json | less"
-        print_report(_stdout(), diagnosis.report, folder, next_command)
-    if diagnosis.report.status == "nothing-measured":
-        raise typer.Exit(ExitCode.NOTHING_MEASURED)
-
-
-def _config(flags: dict[str, Any]) -> ScanConfig:
-    """The configuration, with nothing of it from the run, of which a checkpoint may be named."""
-    from arca_diag.inputs.survey import step_folders
-
-    folder = Path(os.path.realpath(flags["run"]))
-    return resolve(flags, runs={root for root, _, _ in step_folders(folder)})
+        if diagnosis is None:  # the first process has it
+            return
+        print_diagnosis(diagnosis, as_json)
+        if diagnosis.report is None:
+            return
+        if policy is not None:
+            raise typer.Exit(gate_a_scan(diagnosis.report, policy, to_stderr=as_json))
+        if diagnosis.report.status == "nothing-measured":
+            raise typer.Exit(ExitCode.NOTHING_MEASURED)
 
 
 def _sample_run() -> Path:
@@ -368,7 +352,7 @@ def _sample_run() -> Path:
 
 def _repeated(flags: dict[str, Any]) -> str:
     """The run and the options that were given, to be given again to another command."""
-    words = [str(_shown(flags["run"]))]
+    words = [str(shown(flags["run"]))]
     for name, value in flags.items():
         if name != "run" and value is not None and value is not False:
             words.append("--" + name.replace("_", "-"))
@@ -376,129 +360,9 @@ def _repeated(flags: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _shown(path: Path) -> Path:
-    """Relative to the working directory where that is shorter to read."""
-    try:
-        return path.resolve().relative_to(Path.cwd())
-    except ValueError:
-        return path
-
-
-class _RichProgress:
-    """Progress on stderr: the stage, then how much is done, the rate and the time left."""
-
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
-        self.task = bar.add_task("starting", total=None, rate="")
-        self.begun = 0.0
-        self.given = 0
-        self.unit = ""
-
-    def stage(self, name: str) -> None:
-        self.bar.update(self.task, description=name, rate="")
-
-    def start(self, total: int, unit: str) -> None:
-        self.begun = time.monotonic()
-        self.unit = unit
-        self.given = 0
-        self.bar.update(self.task, total=total, completed=0)
-
-    def reused(self, done: int) -> None:
-        # Out of what the bar knows: its rate and time left are those of the work to do.
-        self.given += done
-        self.bar.update(self.task, total=(self.bar.tasks[0].total or 0) - done)
-
-    def advance(self, done: int) -> None:
-        task = self.bar.tasks[0]
-        rate = (task.completed + done) / max(time.monotonic() - self.begun, 1e-9)
-        of = f"{task.completed + done + self.given:,.0f}/{(task.total or 0) + self.given:,.0f}"
-        told = f"{of} {self.unit}, {rate:,.0f}/s"
-        self.bar.update(self.task, advance=done, rate=told)
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """Progress on stderr, off where that is no terminal or in CI."""
-    from arca_diag.progress import Silent
-
-    console = _stderr()
-    if not console.is_terminal or os.environ.get("CI"):
-        yield Silent()
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield _RichProgress(bar)
-
-
-def _say_more(loudness: int) -> None:
-    """Configure the package's logger and quiet the libraries; only a command may do this."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("arca_diag")
-    logger.handlers = [handler]
-    logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(loudness, 2)])
-    if loudness == 0:
-        # What the libraries warn of is not the user's to mend; -v shows it.
-        warnings.filterwarnings("ignore", module=r"(transformers|peft|torch|huggingface_hub)\b")
-    if loudness < 2:
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TQDM_DISABLE", "1")
-
-
-def _stdout() -> Console:
-    return Console(highlight=False, soft_wrap=False)
-
-
-def _stay_quiet(console: Console) -> None:
-    """What a console does when its reader has gone; Rich itself would exit with 1."""
-    console.quiet = True
-    _mute_stdout()
-
-
-def _stderr() -> Console:
-    return Console(stderr=True, highlight=False)
-
-
-def _print_raw(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _mute_stdout()
-
-
-def _mute_stdout() -> None:
-    """Nobody reads any more: let the interpreter's last flush go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def _fixable_errors() -> Iterator[None]:
-    """Turn what a user can mend into a message on stderr and an exit code; bugs pass through."""
-    try:
-        yield
-    except ArcaError as error:
-        from arca_diag.report.words import lines
-
-        _stderr().print(Text(lines(f"error: {error}")), soft_wrap=True)
-        if error.hint:
-            _stderr().print(Text(lines(f"   do: {error.hint}")), soft_wrap=True)
-        raise typer.Exit(ExitCode.BAD_INPUT) from None
-    except KeyboardInterrupt:
-        _stderr().print(Text("interrupted: no finished result was touched"))
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
-
-
 def main() -> None:
     """Entry point of the console script. What gets this far uncaught is our bug."""
-    Console.on_broken_pipe = _stay_quiet  # type: ignore[method-assign,assignment]  # Typer's help as well
+    Console.on_broken_pipe = stay_quiet  # type: ignore[method-assign,assignment]  # Typer's help as well
     try:
         app()
     except KeyboardInterrupt:
@@ -507,4 +371,4 @@ def main() -> None:
         traceback.print_exc()
         sys.exit(ExitCode.BUG)
     finally:
-        _print_raw("")  # flushes: a reader that has gone is no error
+        print_raw("")  # flushes: a reader that has gone is no error

@@ -15,6 +15,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -46,6 +47,7 @@ CREDITS = (
 )
 TOP_ENTROPY = "top_entropy:"
 PREFIX = "ARCA_DIAG_"
+GATE_PREFIX = "ARCA_DIAG_GATE_"
 
 logger = logging.getLogger(__name__)
 
@@ -212,13 +214,35 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return (given if given.is_absolute() else Path.home() / ".cache") / "arca-diag"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A configuration, and the origin of each of its values that is no default."""
+
+    config: ScanConfig
+    origins: Mapping[str, str]
+
+
 def resolve(
     flags: Mapping[str, Any],
     *,
     environ: Mapping[str, str] = os.environ,
     cwd: Path | None = None,
     runs: Collection[Path] = (),
+    file: Path | None = None,
 ) -> ScanConfig:
+    """As `resolve_with_origins`, the configuration alone."""
+    found = resolve_with_origins(flags, environ=environ, cwd=cwd, runs=runs, file=file)
+    return found.config
+
+
+def resolve_with_origins(
+    flags: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] = os.environ,
+    cwd: Path | None = None,
+    runs: Collection[Path] = (),
+    file: Path | None = None,
+) -> Resolved:
     """Merge flags (None means not given), environment, file and defaults into one config.
 
     Args:
@@ -226,16 +250,19 @@ def resolve(
         environ: The environment.
         cwd: The working directory.
         runs: Runs that the path in `flags` may be a checkpoint of: no file in them is read either.
+        file: Read instead of the working directory's files.
 
     Raises:
         ConfigError: A key nobody knows (the nearest one is named), or a value out of range.
     """
     given = {key: value for key, value in flags.items() if value is not None}
-    cwd = (cwd or Path.cwd()).resolve()
-    sources: dict[str, str] = {}
+    origins: dict[str, str] = {}
     merged: dict[str, Any] = {}
     layers = (
-        *_file_layers(cwd, [Path(given["run"]), *runs]),
+        *(
+            (name, {key: value for key, value in table.items() if key != "gate"})
+            for name, table in config_tables(file, cwd, [Path(given["run"]), *runs])
+        ),
         ("environment", _environment(environ)),
         ("flag", given),
     )
@@ -244,19 +271,19 @@ def resolve(
             below = merged.get(_known(key, origin))
             tables = isinstance(below, dict) and isinstance(value, dict)
             merged[key] = below | value if tables else value
-            sources[key] = origin
+            origins[key] = origin
     try:
         config = ScanConfig(**merged)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
         raise ConfigError(
-            f"{key.replace('_', '-')} (from {sources.get(key, 'default')}): "
+            f"{key.replace('_', '-')} (from {origins.get(key, 'default')}): "
             f"{first['msg'].removeprefix('Value error, ')}, found {first['input']!r}",
             hint="`arca-diag scan --help` lists every option",
         ) from None
     _check_together(config)
-    return config
+    return Resolved(config=config, origins=origins)
 
 
 def _check_together(config: ScanConfig) -> None:
@@ -313,33 +340,63 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         key[len(PREFIX) :].lower(): value
         for key, value in sorted(environ.items())
-        if key.startswith(PREFIX)
+        if key.startswith(PREFIX) and not key.startswith(GATE_PREFIX)
     }
 
 
-def _file_layers(cwd: Path, runs: Collection[Path]) -> list[tuple[str, dict[str, Any]]]:
+def gate_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the environment says of the gate's policy."""
+    return {
+        key[len(GATE_PREFIX) :].lower(): value
+        for key, value in sorted(environ.items())
+        if key.startswith(GATE_PREFIX)
+    }
+
+
+def config_tables(
+    file: Path | None = None, cwd: Path | None = None, runs: Collection[Path] = ()
+) -> list[tuple[str, dict[str, Any]]]:
+    """Our tables of the configuration files, lowest first, with the name of each file.
+
+    Args:
+        file: Read instead of the working directory's files.
+        cwd: The working directory.
+        runs: If it lies in one of them none of its files is read, and that is said.
+
+    Raises:
+        ConfigError: A file that was named is not there, or one is no TOML.
+    """
+    if file is not None:
+        name = file.name if file.is_absolute() else str(file)
+        table = _table(file, name)
+        if table is None:
+            raise ConfigError(f"{file} is not a file", hint="give a TOML file with --config")
+        return [(name, table)]
+    cwd = (cwd or Path.cwd()).resolve()
     names = ("pyproject.toml", "arca.toml")
     if any(cwd.is_relative_to(os.path.realpath(run)) for run in runs):
         for name in names:
             if (cwd / name).is_file():
                 logger.warning("%s is not read: the working directory lies in the run", name)
         return []
-    layers = []
-    for name in names:
-        path = cwd / name
-        if not path.is_file():
-            continue
-        try:
-            with path.open("rb") as handle:
-                values = tomllib.load(handle)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{name} is not valid TOML: {error}") from None
-        if name == "pyproject.toml":
-            tool = values.get("tool", {})
-            values = tool.get("arca-diag", {}) if isinstance(tool, dict) else tool
-            if not isinstance(values, dict):
-                raise ConfigError("pyproject.toml: [tool.arca-diag] is not a table")
-        flat = {key.replace("-", "_"): value for key, value in values.items()}
-        flat.pop("gate", None)  # the gate's policy is the gate's to read
-        layers.append((name, flat))
-    return layers
+    found = ((name, _table(cwd / name, name)) for name in names)
+    return [(name, table) for name, table in found if table is not None]
+
+
+def _table(path: Path, name: str) -> dict[str, Any] | None:
+    """Our table of a TOML file: all of it, or [tool.arca-diag] of a pyproject.toml."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as handle:
+            values = tomllib.load(handle)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{name} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
+    if path.name == "pyproject.toml":
+        tool = values.get("tool", {})
+        values = tool.get("arca-diag", {}) if isinstance(tool, dict) else tool
+        if not isinstance(values, dict):
+            raise ConfigError("pyproject.toml: [tool.arca-diag] is not a table")
+    return {key.replace("-", "_"): value for key, value in values.items()}

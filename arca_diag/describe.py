@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from arca_diag.config import JUDGING, REPLAY, ScanConfig
 from arca_diag.errors import ArcaError
-from arca_diag.fidelity import Logged
+from arca_diag.fidelity.means import Logged
 from arca_diag.inputs.adapters import Adapter
 from arca_diag.inputs.arguments import declared_credit, groups_a_step
 from arca_diag.inputs.base import Base

@@ -5,25 +5,12 @@ here, and what would be wrong with one is what a reader should know before using
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from arca_diag.causes import Held, Judged
+from arca_diag.degeneracy import DEGENERATE, level_of
 from arca_diag.results import Finding, Measurement, Verdict, WhatIf
 from arca_diag.verdict import INCONCLUSIVE, NO_SIGNAL
-
-Level = Literal["error", "warn", "note"]
-
-#: Regime -> the finding that it is, if it is degenerate.
-DEGENERATE = {
-    "sparse": "credit-sparse",
-    "leaning-sparse": "credit-sparse",
-    "uniform": "credit-uniform",
-    "leaning-uniform": "credit-uniform",
-    NO_SIGNAL: "credit-absent",
-}
-_STRONG = ("sparse", "uniform", NO_SIGNAL)
-#: What is wrong with a credit whatever its regime; the other causes explain a degenerate one.
-_ALONE = ("numeric-noise", "credit-floor", "credit-inherited", "credit-task-agnostic")
 
 #: Where findings come from that are made anew when tables are judged again.
 ROUNDING = "noise measured by replaying the same tokens rounded otherwise"
@@ -219,7 +206,9 @@ def _of_signal(
         says = f"whether the run's credit is degenerate is not settled: {verdict.settled_by.reason}"
         chain.append(("credit-inconclusive", says, evidence))
     ids = [identity for identity, _, _ in chain]
-    level = "note" if overruled else _level(verdict, held, declared)
+    level = (
+        "note" if overruled else level_of(verdict.regime, [h.id for h in held], declared=declared)
+    )
     return [
         Finding(
             id=identity,
@@ -241,16 +230,6 @@ def _of_signal(
         )
         for place, (identity, message, evidence) in enumerate(chain)
     ]
-
-
-def _level(verdict: Verdict, held: list[Held], declared: bool) -> Level:
-    """A degenerate signal is a fault only if it is the credit that the run used."""
-    if not declared:
-        return "note"
-    if verdict.regime in _STRONG:
-        return "error" if held else "warn"
-    wrong = held if verdict.regime in DEGENERATE else [h for h in held if h.id in _ALONE]
-    return "warn" if wrong else "note"
 
 
 def _because(verdict: Verdict, held: Held) -> str:

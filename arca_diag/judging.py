@@ -11,12 +11,21 @@ from typing import Any
 
 import pandas as pd
 
-from arca_diag import causes, faults, findings, tables, verdict
+from arca_diag import causes, crediting, faults, findings, tables, verdict
 from arca_diag.config import ScanConfig
 from arca_diag.measurements import measure
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.onset import find_onsets
-from arca_diag.results import Fidelity, Finding, Measurement, Onset, Skipped, Verdict, WhatIf
+from arca_diag.results import (
+    Fidelity,
+    Finding,
+    Measurement,
+    Onset,
+    Report,
+    Skipped,
+    Verdict,
+    WhatIf,
+)
 from arca_diag.whatif import what_if
 
 
@@ -75,7 +84,7 @@ def judge(
         credit: What the run trained with.
     """
     cuts = config.cuts
-    tokens, trajectories = tables.judge(
+    tokens, trajectories = crediting.judge(
         frames.tokens,
         members,
         frames.rollouts,
@@ -116,6 +125,43 @@ def judge(
         ],
         what_if=what_if(evidence, faults.quantile_of(credit), drowned),
     )
+
+
+def again(
+    before: Report, saved: tables.Tables, config: ScanConfig, asked: Mapping[str, object]
+) -> tuple[Report, tables.Tables]:
+    """A finished report under other judging options, and its tables; without a model.
+
+    Args:
+        before: The finished one.
+        saved: Its tables.
+        config: The judging options are its.
+        asked: The same options with what they resolved to, as the report keeps them.
+    """
+    steps = {c.name: c.step for c in before.run.checkpoints if c.measured}
+    members = tables.saved_memberships(saved.trajectories)
+    judgement = judge(saved, members, steps, config, str(asked["credit"]))
+    provenance = before.provenance.model_copy(
+        update={"options": before.provenance.options | dict(asked), "seed": config.seed}
+    )
+    told = all_findings(
+        judgement,
+        before.findings,
+        before.replay_fidelity,
+        credit=str(asked["credit"]),
+        sharpening=config.sharpening,
+        reference=before.reference.kind,
+    )
+    report = before.model_copy(
+        update={
+            "provenance": provenance,
+            **judgement.parts(),
+            "findings": told,
+            "skipped": still_skipped(before.skipped, judgement),
+            "thresholds": list(config.cuts),
+        }
+    )
+    return report, judgement.frames
 
 
 def all_findings(

@@ -189,29 +189,8 @@ def _judge_saved(
     if asked.items() <= before.provenance.options.items():
         return Diagnosis(report=before, folder=folder, did="nothing new")
     saved = store.read_tables(folder, before)
-    steps = {c.name: c.step for c in before.run.checkpoints if c.measured}
-    members = tables.saved_memberships(saved.trajectories)
-    judgement = judging.judge(saved, members, steps, config, str(asked["credit"]))
-    provenance = before.provenance.model_copy(
-        update={"options": before.provenance.options | asked, "seed": config.seed}
-    )
-    report = before.model_copy(
-        update={
-            "provenance": provenance,
-            **judgement.parts(),
-            "findings": judging.all_findings(
-                judgement,
-                before.findings,
-                before.replay_fidelity,
-                credit=str(asked["credit"]),
-                sharpening=config.sharpening,
-                reference=before.reference.kind,
-            ),
-            "skipped": judging.still_skipped(before.skipped, judgement),
-            "thresholds": list(config.cuts),
-        }
-    )
-    return _write(config, report, judgement.frames, folder, identity, did="judged again")
+    report, frames = judging.again(before, saved, config, asked)
+    return _write(config, report, frames, folder, identity, did="judged again")
 
 
 def _sample(

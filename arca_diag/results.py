@@ -21,6 +21,7 @@ class ExitCode(enum.IntEnum):
     """What a command's exit status means; the README has the same table."""
 
     DONE = 0
+    GATE_FAILED = 1
     BAD_INPUT = 2
     NOTHING_MEASURED = 3
     BUG = 101

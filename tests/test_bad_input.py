@@ -584,7 +584,12 @@ class TestAsAProcess:
     def test_ctrl_c_is_130_and_leaves_no_report(self, tmp_path):
         run = sample_copy(tmp_path)
         marker = run / "arca-diag" / store.MARKER
-        process = command("scan", run, "--groups", "16", "--batch-tokens", "64", cwd=tmp_path)
+        process = command(
+            *("scan", run, "--groups", "16", "--batch-tokens", "64"),
+            cwd=tmp_path,
+            # A shell starts what it puts into the background deaf to Ctrl-C, its children too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         until = time.monotonic() + 60
         while not marker.is_file() and process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)

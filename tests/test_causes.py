@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from arca_diag.causes import ALPHA, ALPHA_SKEWED, CAUSES, Judged, judge_causes
-from arca_diag.results import Measurement, Verdict, View
+from arca_diag.results import Measurement, Share, Verdict, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import CAUSE_THRESHOLDS, DEFAULT
 
@@ -161,6 +161,22 @@ class TestEachRule:
         assert found("sparse", "inconclusive") == []
         assert found("inconclusive", "middle") == []
         assert found("sparse", "undefined") == []
+
+    @pytest.mark.parametrize(
+        ("at_2", "at_1", "high", "called"),
+        [
+            ("sparse", "leaning-sparse", 0.49, ["sharpening-only"]),
+            ("sparse", "leaning-sparse", 0.51, []),  # it may have been sparse already
+            ("uniform", "leaning-uniform", 0.49, ["sharpening-only"]),
+            ("leaning-sparse", "sparse", 0.49, []),
+        ],
+    )
+    def test_on_one_side_the_share_at_one_says_whether_the_power_made_the_regime(
+        self, at_2: str, at_1: str, high: float, called: list[str]
+    ):
+        share = Share(value=high - 0.1, low=high - 0.2, high=high)
+        plain = verdict(regime=at_1).model_copy(update={"shares": {at_2: share}})
+        assert judged(verdict(regime=at_2, sharpening=2.0), plain).verdicts[0].causes == called
 
 
 class TestTaskAgnostic:

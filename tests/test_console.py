@@ -16,9 +16,9 @@ STEPS = (2, 30, 60)
 
 
 def shown(made: Report, **options: Any) -> str:
-    console = Console(file=io.StringIO(), width=80, **options)
-    print_report(console, made, Path("out"), "next")
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    printed = io.StringIO()
+    print_report(Console(file=printed, width=80, **options), made, Path("out"), "next")
+    return printed.getvalue()
 
 
 def lines(made: Report) -> list[str]:

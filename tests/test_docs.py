@@ -1,11 +1,12 @@
 """The README names what the code has, and nothing else."""
 
 import ast
+import json
 import re
-import shutil
-import subprocess
+import shlex
 from pathlib import Path
 
+import jq
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -41,11 +42,15 @@ def rows(title: str) -> dict[str, str]:
     return {m[1]: m[0] for m in re.finditer(r"^\| `([^`]+)` \|.*$", section(title), re.M)}
 
 
+#: Modules whose calls give findings an id.
+RULES = ("findings.py", "lint.py", "logs.py", "fidelity/__init__.py")
+
+
 def finding_ids() -> set[str]:
     """Every id that a finding can have, read from the source: each call gives it first."""
     ids = set()
-    for name in ("findings", "lint", "logs", "fidelity"):
-        tree = ast.parse((ROOT / "arca_diag" / f"{name}.py").read_text("utf-8"))
+    for name in RULES:
+        tree = ast.parse((ROOT / "arca_diag" / name).read_text("utf-8"))
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
                 continue
@@ -93,7 +98,7 @@ def test_every_option_has_its_row() -> None:
         for name in re.findall(r"`([^`]+)`", cell)
     }
     fields = {f.replace("_", "-") for f in ScanConfig.model_fields} - {"run", "thresholds"}
-    assert options == fields | {"json"}
+    assert options == fields | {"json", "fail-on"}
     assert "[thresholds]" in section("Your own run")  # a table of the file, and no option
 
 
@@ -184,12 +189,13 @@ def test_the_pandas_example_works_as_pasted(result, capsys) -> None:
     assert ["c-2", "digit", "0.5", "2"] in shown
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
-def test_the_jq_example_works_as_pasted(result) -> None:
-    found = subprocess.run(
-        ["bash", "-ec", asking("sh")], capture_output=True, text=True, check=True
-    )
-    assert found.stdout.splitlines() == [
+def test_the_jq_examples_say_what_they_are_for(result) -> None:
+    report = json.loads((result / "report.json").read_text("utf-8"))
+    words = shlex.split(asking("sh"))
+    asked = [words[place : place + 4] for place in range(0, len(words), 4)]
+    assert {(*a[:2], a[3]) for a in asked} == {("jq", "-r", "demo-result/report.json")}
+    found = [line for a in asked for line in jq.all(a[2], report)]
+    assert found == [
         "60\tsurprisal\tinconclusive\tcompletions-short",
         "error adapter-broken: holed",
     ]

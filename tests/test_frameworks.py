@@ -607,6 +607,21 @@ RUNS = {
 }  # fmt: skip
 
 
+#: Those of the quick suite, one for each way of keeping completions; all others are scanned in
+#: the slow one, for a scan each is minutes together.
+QUICK = ("trl", "verl merged", "prime-rl", "a bare adapter")
+
+
+def chosen(holds: Callable[[Expected], bool]) -> list[Any]:
+    """Names of the runs of which something holds, those outside `QUICK` marked slow."""
+    assert set(QUICK) <= set(RUNS)
+    return [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, expected in RUNS.items()
+        if holds(expected)
+    ]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The base under two names in a hub's cache: trainers know it by its name there."""
@@ -681,7 +696,7 @@ def test_every_row_of_the_readmes_table_has_a_run() -> None:
     assert rows == {expected.row for expected in RUNS.values()}
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", chosen(lambda _: True))
 def test_inspect_says_who_left_it_and_what_is_there(seen, name):
     expected, found = RUNS[name], seen(name).inspection
     steps = STEPS if "{" in expected.names else (None,)
@@ -699,7 +714,7 @@ def test_inspect_says_who_left_it_and_what_is_there(seen, name):
     assert told == expected.findings, [f.message for f in found.findings]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", chosen(lambda _: True))
 def test_a_scan_gives_what_a_scan_of_the_sample_gives(seen, original, name):
     expected, tokens = RUNS[name], seen(name).tokens
     if "{" not in expected.names:
@@ -716,7 +731,7 @@ def test_a_scan_gives_what_a_scan_of_the_sample_gives(seen, original, name):
     assert len(compared) >= (60 if "{" in expected.names else 20)
 
 
-@pytest.mark.parametrize("name", [name for name, e in RUNS.items() if e.timed and "{" in e.names])
+@pytest.mark.parametrize("name", chosen(lambda e: e.timed and "{" in e.names))
 def test_a_checkpoint_is_measured_on_what_its_own_policy_sampled(seen, name):
     apart = {
         m.checkpoint: m.value
@@ -726,7 +741,7 @@ def test_a_checkpoint_is_measured_on_what_its_own_policy_sampled(seen, name):
     assert apart == dict.fromkeys(STEPS, 0)
 
 
-@pytest.mark.parametrize("name", [name for name, e in RUNS.items() if e.tokens])
+@pytest.mark.parametrize("name", chosen(lambda e: bool(e.tokens)))
 def test_what_was_logged_of_single_tokens_is_compared(seen, name):
     for fidelity in seen(name).report.replay_fidelity:
         shift, status = SHIFTS[int(fidelity.checkpoint)]
@@ -741,7 +756,7 @@ def test_what_was_logged_of_single_tokens_is_compared(seen, name):
         assert told == {"fail": ["error"], "warn": ["warn"], "pass": []}[status]
 
 
-@pytest.mark.parametrize("name", [name for name, e in RUNS.items() if e.means])
+@pytest.mark.parametrize("name", chosen(lambda e: bool(e.means)))
 def test_what_was_logged_of_a_batch_is_compared(seen, name):
     for fidelity in seen(name).report.replay_fidelity:
         assert fidelity.status == "pass", fidelity.reason

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.findings import together
 from arca_diag.inputs.adapters import Adapter, open_adapter, read_adapter
-from arca_diag.inputs.layouts import Checkpoint
+from arca_diag.inputs.checkpoints import Checkpoint
 from arca_diag.inputs.updates import layer_updates
 from arca_diag.lint import RULES, LintContext
 from arca_diag.lint import lint as told_of

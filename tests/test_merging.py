@@ -91,3 +91,19 @@ def test_the_commands_say_where_a_share_lies_and_print_the_whole(
     merged = CliRunner().invoke(app, ["merge", str(folder), "--out", str(out), "--json"])
     assert merged.exit_code == 0
     assert json.loads(merged.stdout) == json.loads((out / "report.json").read_bytes())
+
+
+@pytest.mark.parametrize("command", [["scan", "--fail-on", "error"], ["gate"]])
+def test_a_share_is_no_whole_result_for_the_gate(
+    tiny_run: Path,
+    tmp_path: Path,
+    command: list[str],
+    passes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ARCA_DIAG_SHARD", "1/2")
+    monkeypatch.setenv("ARCA_DIAG_OUT", str(tmp_path / "out"))
+    said = CliRunner().invoke(app, [*command, str(tiny_run)])
+    assert said.exit_code == 2
+    assert "arca-diag merge" in said.stderr
+    assert passes == []

@@ -417,6 +417,7 @@ class TestExitCodes:
     def test_they_are_those_of_the_design(self):
         assert {code.name: int(code) for code in ExitCode} == {
             "DONE": 0,
+            "GATE_FAILED": 1,
             "BAD_INPUT": 2,
             "NOTHING_MEASURED": 3,
             "BUG": 101,

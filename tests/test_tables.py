@@ -16,6 +16,7 @@ import pytest
 from scipy import stats
 
 from arca_diag import shapes, tables
+from arca_diag.crediting import judge
 from arca_diag.diagnostics.structure import gini_permuted
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.selection import Group, Selection
@@ -30,7 +31,6 @@ from arca_diag.tables import (
     TOKENS,
     TRAJECTORIES,
     Tables,
-    judge,
     memberships,
     pseudonym,
     redact,

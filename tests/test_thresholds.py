@@ -110,9 +110,10 @@ class TestOnTheConsole:
                 )
             }
         )
-        console = Console(file=io.StringIO(), width=200)
+        printed = io.StringIO()
+        console = Console(file=printed, width=200)
         console.print(render_console(made, Path("out"), "next"))
-        return console.file.getvalue()  # type: ignore[attr-defined]
+        return printed.getvalue()
 
     def test_the_cuts_that_were_set_are_named_beside_their_defaults(self):
         told = {"credit": "uniform", "credit_source": "given with --credit"}

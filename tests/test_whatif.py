@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arca_diag import tables
+from arca_diag import crediting, tables
 from arca_diag.measurements.concentration import measure_concentration
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.results import WhatIf
@@ -60,7 +60,7 @@ def evidence(scores: dict[str, list[float]], prompts: str, **given: object) -> E
     members = tokens[["checkpoint", "rollout_id"]].drop_duplicates()
     members = members.assign(own_set=True, fixed_set=False)
     members = members.set_index(["checkpoint", "rollout_id"])
-    judged, trajectories = tables.judge(
+    judged, trajectories = crediting.judge(
         tokens, members, rollouts, epsilon=options["epsilon"], sharpening=2.0
     )
     return Evidence(

@@ -12,6 +12,7 @@ from arca_diag.explanations.adapters import ADAPTERS
 from arca_diag.explanations.completions import COMPLETIONS
 from arca_diag.explanations.credit import CREDIT
 from arca_diag.explanations.entry import Explanation, Term
+from arca_diag.explanations.gate import CHECKS
 from arca_diag.explanations.inputs import CHECKPOINTS, MODELS
 from arca_diag.explanations.terms import TERMS
 from arca_diag.explanations.training import LOG, REPLAY
@@ -82,4 +83,5 @@ def used_by(threshold: str) -> list[str]:
 
 def _known() -> Iterator[Explanation | Term | Threshold]:
     yield from listed()
+    yield from CHECKS
     yield from DEFAULT

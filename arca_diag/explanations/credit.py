@@ -150,7 +150,10 @@ CREDIT = (
         says="the regime is the power's: at s = 1 it is another",
         meaning="The signal itself is not what the verdict says; raising scores to a power made it "
         f"so. Squaring alone moved a Gini from .595 to .793 in a real run. {_LEVELS}",
-        measured="Regimes at --sharpening and at 1 are both settled and lie on different sides.",
+        measured="Regimes at --sharpening and at 1 are both settled and lie on different sides; or "
+        "it is sparse (uniform) at --sharpening, and at 1 surely less than half of the completions "
+        "are.",
+        thresholds=("share-majority",),
         confounds="Both regimes have to be settled, so that a near miss of a cut says nothing.",
         actions=("Train with s = 1, or say the power beside the result.",),
         source="ARCA's published experiments used s = 2, which the paper does not mention",

@@ -1,4 +1,4 @@
-"""What the trainer's log and the replay say of a run, explained: `logs.py` and `fidelity.py`."""
+"""What the trainer's log and the replay say of a run, explained: `logs.py` and `fidelity/`."""
 
 from arca_diag.explanations.entry import Explanation
 

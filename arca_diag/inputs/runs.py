@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from arca_diag.errors import ArcaError, CheckpointError
+from arca_diag.inputs.checkpoints import ADAPTER_FILES, Checkpoint, Refused, has_adapter
 from arca_diag.inputs.facts import read_arguments, read_state, recognise
 from arca_diag.inputs.files import children, step_number, within
-from arca_diag.inputs.layouts import (
-    ADAPTER_FILES,
-    CONVERTED,
-    LAYOUTS,
-    Checkpoint,
-    Refused,
-    has_adapter,
-)
+from arca_diag.inputs.layouts import LAYOUTS
+from arca_diag.inputs.looks import CONVERTED
 from arca_diag.inputs.survey import (
     Survey,
     has_signs,

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arca_diag.errors import ArcaError
+from arca_diag.inputs.checkpoints import Checkpoint, Fault, Refused
 from arca_diag.inputs.files import children, step_number, within
-from arca_diag.inputs.layouts import DEPTH, LAYOUTS, Checkpoint, Fault, Layout, Place, Refused
+from arca_diag.inputs.layouts import LAYOUTS, Layout, Place
+from arca_diag.inputs.looks import DEPTH
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,8 +55,8 @@ class Evidence:
     """The tables of a result and the options that they are judged by.
 
     Attributes:
-        tokens: As from `tables.judge`.
-        trajectories: As from `tables.judge`.
+        tokens: As from `crediting.judge`.
+        trajectories: As from `crediting.judge`.
         rollouts: As from `tables.rollout_table`.
         noise: As from `tables.noise_table`; empty where no noise was measured.
         gradients: As from `tables.gradient_table`; empty where none were measured.

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from arca_diag.faults import DEGENERATE
+from arca_diag.degeneracy import DEGENERATE
 from arca_diag.report.headline import last_verdicts
 from arca_diag.report.words import at, safe
 from arca_diag.results import Report, SettledBy, Verdict, View

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from arca_diag import causes, faults, tables, verdict
+from arca_diag import causes, crediting, faults, verdict
 from arca_diag.measurements.agnosticism import measure_agnosticism
 from arca_diag.measurements.causes import measure_causes
 from arca_diag.measurements.evidence import Evidence
@@ -72,7 +72,7 @@ class Source:
         names = pool.tokens[["checkpoint", "rollout_id"]].drop_duplicates()
         fixed = names["rollout_id"].isin(pool.fixed)
         members = names.assign(own_set=~fixed, fixed_set=fixed)
-        self.tokens, self.trajectories = tables.judge(
+        self.tokens, self.trajectories = crediting.judge(
             pool.tokens,
             members.set_index(["checkpoint", "rollout_id"]),
             pool.rollouts,

@@ -471,7 +471,7 @@ class TestHostileFolders:
             find_run(run)
 
     def test_a_step_with_too_many_folders_is_left_alone(self, run, monkeypatch):
-        monkeypatch.setattr("arca_diag.inputs.layouts._MAX_FOLDERS", 3)
+        monkeypatch.setattr("arca_diag.inputs.looks._MAX_FOLDERS", 3)
         adapters(run, "global_step_3/a/b", "global_step_5/a/b")
         for n in range(3):
             (run / "global_step_5" / str(n)).mkdir()

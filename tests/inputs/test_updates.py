@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 from arca_diag.errors import CheckpointError
 from arca_diag.inputs.adapters import Adapter, open_adapter
-from arca_diag.inputs.layouts import Checkpoint
+from arca_diag.inputs.checkpoints import Checkpoint
 from arca_diag.inputs.updates import adapted_layers, layer_updates, summarise
 from tests.inputs import SAMPLE, lora_tensors, write_adapter
 

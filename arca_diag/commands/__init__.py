@@ -1,0 +1,1 @@
+"""Commands in files of their own; `cli.py` puts them together."""

@@ -1,0 +1,114 @@
+"""From what the command line names to a report, its policy, and what lies on disk beside it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arca_diag.commands.scanning import RESULT, check_whole, resolved_config, runs_of
+from arca_diag.config import Resolved as ResolvedConfig
+from arca_diag.config import config_tables, gate_environment
+from arca_diag.errors import ResultError
+from arca_diag.gate.checks import OnDisk
+from arca_diag.gate.freshness import look_beside
+from arca_diag.gate.loading import Resolved, resolve_policy
+from arca_diag.gate.reading import is_result, read_result
+from arca_diag.progress import Progress
+from arca_diag.results import Report
+from arca_diag.thresholds import OF_FILES
+
+_OF_TABLES = ("epsilon", "sharpening", "seed", "thresholds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What is to be gated.
+
+    Attributes:
+        report: Judged as asked.
+        credit: What the run trains with, where that was said anew.
+        disk: What lies beside the result.
+    """
+
+    report: Report
+    credit: str | None
+    disk: OnDisk
+
+
+def policy_of(target: Path, flags: Mapping[str, Any], file: Path | None) -> Resolved:
+    """The policy: of the working directory or of a named file, never of the run or its result."""
+    runs = [target, *runs_of(target)]
+    layers = [
+        *((name, t["gate"]) for name, t in config_tables(file, None, runs) if "gate" in t),
+        ("environment", gate_environment()),
+        ("flag", {key: value for key, value in flags.items() if value is not None}),
+    ]
+    return resolve_policy(layers)
+
+
+def hold(target: Path, judging: Mapping[str, Any], file: Path | None, progress: Progress) -> Held:
+    """The report of a result folder; that of a run after a scan, unless its old one is stale.
+
+    Args:
+        target: A result folder, a report, or a run.
+        judging: Judging options that were given.
+        file: The configuration file that was named, if one was.
+        progress: Of a scan.
+    """
+    asked = resolved_config({"run": target, **judging}, file)
+    if is_result(target):
+        folder, report = read_result(target)
+        disk = look_beside(folder, report)
+        return _judged(folder, report, asked, disk)
+    progress.stage("reading the run")
+    from arca_diag.inputs.runs import find_run
+
+    root = find_run(target).root
+    folder = asked.config.out or root / RESULT
+    if (folder / "report.json").is_file() and not asked.config.force:
+        _, before = read_result(folder)
+        disk = look_beside(folder, before, root, growing=True)
+        if disk.stale or disk.foreign:
+            return _judged(folder, before, asked, disk)
+    check_whole(asked.config)
+    from arca_diag.pipeline import diagnose  # torch: seconds, so only where a model is needed
+
+    done = diagnose(asked.config, progress)
+    assert done.report is not None, "no share was asked for"
+    return Held(report=done.report, credit=None, disk=OnDisk(compared=True))
+
+
+def _judged(folder: Path, report: Report, asked: ResolvedConfig, disk: OnDisk) -> Held:
+    """The report under the judging options that were given; its tables are read only if need be.
+
+    Which signal is the run's credit needs no table: verdicts are the same whatever it is.
+    """
+    options, config = report.provenance.options, asked.config
+    if "thresholds" in asked.origins:
+        saved = options.get("file_thresholds")
+        if config.thresholds_of(OF_FILES) != saved:
+            raise ResultError(
+                f"{folder} was judged by other cuts of adapter, log or replay check than "
+                "[thresholds] gives",
+                hint="scan again with --force: those cuts are applied while the run is read",
+            )
+    given = {key for key in _OF_TABLES if key in asked.origins}
+    credit = config.credit if "credit" in asked.origins else None
+    now = {key: getattr(config, key) for key in given - {"thresholds"}}
+    other = any(options.get(key) != value for key, value in now.items())
+    if "thresholds" in given:
+        from arca_diag.thresholds import OF_TABLES
+
+        other |= config.thresholds_of(OF_TABLES) != options.get("thresholds")
+    before = str(options.get("credit"))
+    if credit is not None and credit != before:
+        other |= ":" in credit or ":" in before  # TRL's top_entropy has findings of its own
+    if not other:
+        return Held(report=report, credit=credit, disk=disk)
+    from arca_diag.rejudging import judged_with
+
+    return Held(
+        report=judged_with(folder, report, config, given, credit),
+        credit=None,
+        disk=disk,
+    )

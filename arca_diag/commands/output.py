@@ -1,0 +1,69 @@
+"""Where a gate's outcome goes: `--format FMT[=FILE]`, at most one of them to stdout."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arca_diag.errors import ArcaError
+from arca_diag.gate.names import unknown
+
+FORMATS = ("text", "json", "junit", "github", "sarif", "markdown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One view of the outcome; `file` is None for stdout."""
+
+    format: str
+    file: Path | None
+
+
+def outputs(formats: Sequence[str], output: Path | None) -> list[Output]:
+    """What `--format` and `--output` ask for; text on stdout where nothing is asked.
+
+    Raises:
+        ArcaError: No such format, two for stdout, two for one file, or an --output that does not
+            say which format it is for.
+    """
+    asked = []
+    for text in formats:
+        name, has_file, file = text.partition("=")
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS, "--format")
+        if has_file and not file:
+            raise ArcaError(f"--format {text}: no file after =", hint=f"write {name}=FILE")
+        asked.append(Output(format=name, file=Path(file) if has_file else None))
+    if output is not None:
+        if len(asked) != 1 or asked[0].format == "text" or asked[0].file is not None:
+            raise ArcaError(
+                "--output is for exactly one --format that is not text and names no file",
+                hint="with several, write each as FMT=FILE",
+            )
+        return [Output(format=asked[0].format, file=output)]
+    bare = [one.format for one in asked if one.file is None]
+    if len(bare) > 1:
+        raise ArcaError(
+            f"{' and '.join(bare)} would both go to stdout",
+            hint=f"give all but one a file: --format {bare[0]}=FILE",
+        )
+    files = [one.file for one in asked if one.file is not None]
+    if len({os.path.abspath(file) for file in files}) < len(files):
+        raise ArcaError("two formats go to one file", hint="give each its own")
+    return asked or [Output(format="text", file=None)]
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file whole: beside its place, then renamed.
+
+    Raises:
+        ArcaError: It cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_text(text, "utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise ArcaError(
+            f"{path} cannot be written: {error.strerror}", hint="give a file that can be written"
+        ) from None

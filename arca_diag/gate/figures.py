@@ -1,0 +1,192 @@
+"""Rules on figures: a bound is judged against the interval, as in verdicts, never the point."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arca_diag.gate.baseline import Baseline, limit
+from arca_diag.gate.names import SIGNALS, WITHOUT_INTERVAL
+from arca_diag.gate.outcome import Case, Status
+from arca_diag.gate.policy import Change, Rule
+from arca_diag.gate.scope import Label, Scope
+from arca_diag.results import Measurement
+
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """A side on which a figure must be, as the interval of its distance past the bound.
+
+    Attributes:
+        words: What is asked, for a reader.
+        past: Least and greatest distance past it: both above 0 is surely past.
+    """
+
+    words: str
+    past: tuple[float, float]
+
+    @property
+    def status(self) -> Status:
+        """Surely past, surely not, or open."""
+        low, high = self.past
+        if low > 0:
+            return "failed"
+        return "passed" if high <= 0 else "inconclusive"
+
+
+def figure_cases(rule: Rule, scope: Scope, baseline: Baseline | None) -> list[Case]:
+    """Every figure that a rule is of, at every checkpoint it looks at."""
+    view = scope.view(rule)
+    cases = []
+    for label in scope.at(rule):
+        found = [m for m in scope.figures(label, view) if _is_meant(rule, scope, m)]
+        cases += [_judged(rule, scope, m, baseline) for m in found]
+        if not found:
+            what = rule.of if rule.against is None else f"{rule.of} against {rule.against}"
+            cases.append(
+                _case(rule, label, None, "inconclusive", f"the result has no {what} in this view")
+            )
+    return cases
+
+
+def _is_meant(rule: Rule, scope: Scope, figure: Measurement) -> bool:
+    if figure.name != rule.of or figure.sharpening not in (None, scope.sharpening):
+        return False
+    asked = scope.signals(rule)
+    if rule.against in SIGNALS:  # a pair, which is measured in one order only
+        pairs = [{signal, rule.against} for signal in asked if signal != rule.against]
+        return {figure.signal, figure.against} in pairs
+    if figure.signal is not None and figure.signal not in asked:
+        return False
+    return rule.against is None or figure.against == rule.against
+
+
+def _judged(rule: Rule, scope: Scope, figure: Measurement, baseline: Baseline | None) -> Case:
+    interval = _interval(figure)
+    if isinstance(interval, str):
+        return _case(rule, figure.checkpoint, figure, "inconclusive", interval)
+    least = scope.policy.min_clusters
+    if figure.n_clusters < least:
+        why = f"{figure.n_clusters} prompts, and the policy asks for {least}"
+        return _case(rule, figure.checkpoint, figure, "inconclusive", why)
+    bounds: list[Bound] = []
+    for limit_, sign, word in ((rule.max, 1, "at most"), (rule.min, -1, "at least")):
+        if limit_ is not None:
+            bounds.append(_fixed(interval, limit_, sign, word))
+    for change, sign in ((rule.max_increase, 1), (rule.max_decrease, -1)):
+        if change is not None:
+            bound = _relative(figure, interval, change, sign, scope, baseline)
+            if isinstance(bound, str):
+                return _case(rule, figure.checkpoint, figure, "inconclusive", bound)
+            bounds.append(bound)
+    return _worst(rule, figure, bounds)
+
+
+def _worst(rule: Rule, figure: Measurement, bounds: Sequence[Bound]) -> Case:
+    order: tuple[Status, ...] = ("failed", "inconclusive", "passed")
+    bound = min(bounds, key=lambda b: order.index(b.status))
+    says = {
+        "failed": f"surely past the bound ({bound.words})",
+        "inconclusive": f"the interval holds the bound ({bound.words}): not sure on which side",
+        "passed": bound.words,
+    }[bound.status]
+    return _case(rule, figure.checkpoint, figure, bound.status, says, bound.words)
+
+
+def _interval(figure: Measurement) -> Interval | str:
+    """Value and limits; why there are none."""
+    if figure.value is None:
+        return figure.reason or "it has no value"
+    if figure.low is not None and figure.high is not None:
+        return figure.value, figure.low, figure.high
+    if figure.name in WITHOUT_INTERVAL:
+        return figure.value, figure.value, figure.value
+    return "it has no interval: too few prompts"
+
+
+def _fixed(interval: Interval, bound: float, sign: int, word: str) -> Bound:
+    _, low, high = interval
+    ends = sorted((sign * (low - bound), sign * (high - bound)))
+    return Bound(words=f"{word} {bound:g}", past=(ends[0], ends[1]))
+
+
+def _relative(
+    figure: Measurement,
+    interval: Interval,
+    change: Change,
+    sign: int,
+    scope: Scope,
+    baseline: Baseline | None,
+) -> Bound | str:
+    """How far a figure is past what the baseline allows, with both intervals in it.
+
+    The difference of two independent figures has the limits of Zou and Donner (2008): each side's
+    own distance to its limit, added in squares. Figures of the same prompts are correlated, which
+    makes these limits wider than they need be, never narrower.
+    """
+    if baseline is None:
+        return "there is no baseline to compare with"
+    before = baseline.figure(figure, scope)
+    if before is None:
+        return "the baseline does not have this figure; write it anew with --update-baseline"
+    allowed = limit(before, change, sign)
+    if isinstance(allowed, str):
+        return allowed
+    (value, low, high), (at, at_low, at_high) = interval, allowed
+    gap = value - at
+    if sign > 0:
+        below = ((value - low) ** 2 + (at_high - at) ** 2) ** 0.5
+        above = ((high - value) ** 2 + (at - at_low) ** 2) ** 0.5
+    else:
+        gap = at - value
+        below = ((at - at_low) ** 2 + (high - value) ** 2) ** 0.5
+        above = ((at_high - at) ** 2 + (value - low) ** 2) ** 0.5
+    word = "above" if sign > 0 else "below"
+    by = change if isinstance(change, str) else f"{change:g}"
+    words = f"at most {by} {word} the baseline's {before.value:.4g}"
+    return Bound(words=words, past=(gap - below, gap + above))
+
+
+def _case(
+    rule: Rule,
+    label: Label,
+    figure: Measurement | None,
+    status: Status,
+    says: str,
+    bound: str | None = None,
+) -> Case:
+    name = rule.of
+    told = says
+    if figure is not None:
+        parts = [p for p in (figure.signal, figure.against) if p is not None]
+        name = f"{rule.of} of {' and '.join(parts)}" if parts else rule.of
+        told = f"{name} is {shown(figure)}: {says}" if figure.value is not None else says
+    return Case(
+        status=status,
+        level="note" if rule.level not in ("error", "warn") else rule.level,
+        checkpoint=label,
+        signal=figure.signal if figure else None,
+        view=figure.view if figure else rule.view,
+        observed=figure.value if figure else None,
+        low=figure.low if figure else None,
+        high=figure.high if figure else None,
+        n_clusters=figure.n_clusters if figure else None,
+        bound=bound,
+        message=told,
+        action=None if status == "passed" else _ACTIONS[status],
+    )
+
+
+_ACTIONS: dict[Status, str] = {
+    "failed": "see what moved it (arca-diag scan prints it; report.json has every checkpoint), or "
+    "change the bound in the policy",
+    "inconclusive": "replay more prompts (--groups, --fixed-groups), or measure what is missing",
+}
+
+
+def shown(figure: Measurement) -> str:
+    """A figure with its interval and the prompts it is over."""
+    told = f"{figure.value or 0.0:.3g}"
+    if figure.low is not None and figure.high is not None:
+        told += f" ({figure.low:.3g} to {figure.high:.3g}, {figure.n_clusters} prompts)"
+    return told

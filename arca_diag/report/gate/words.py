@@ -1,0 +1,88 @@
+"""What the gate's views word alike. Text from models, files and policies is hostile to them all."""
+
+import re
+
+from arca_diag.gate.outcome import Case, GateResult, RuleOutcome
+from arca_diag.report.words import at, count, safe
+
+#: What CI systems read as a command, at a line's start or, some of them, anywhere: GitHub's
+#: `::error::` and `##[group]`, Azure's `##vso[`, TeamCity's `##teamcity[`.
+_COMMAND = re.compile(r"##(\w*)\[|::")
+
+
+def harmless(text: str) -> str:
+    """One line that no terminal and no CI system reads as a command."""
+    line = safe(" ".join(text.split()))
+    return _COMMAND.sub(lambda m: ": :" if m[0] == "::" else f"## {m[1]}[", line)
+
+
+def place(case: Case) -> str:
+    """Where a case is, in words; empty if it is of the run."""
+    parts = []
+    if case.checkpoint is not None:
+        parts.append(at(case.checkpoint))
+    if case.signal is not None:
+        parts.append(case.signal)
+    if case.view is not None:
+        parts.append(case.view)
+    return ", ".join(parts)
+
+
+def told(rule: RuleOutcome) -> str:
+    """What a rule has to say: the place of its first deciding case, and its message."""
+    case = next((c for c in rule.cases if c.status == rule.status), None)
+    where = place(case) if case and rule.status != "passed" else ""
+    return harmless(f"{where}: {rule.message}" if where else rule.message)
+
+
+def last_line(result: GateResult, seconds: float) -> str:
+    """The line that every gate ends with."""
+    judged = result.judged
+    parts = [count(result.errors, "error"), count(result.warnings, "warning")]
+    if result.inconclusive:
+        parts.append(f"{result.inconclusive:,} inconclusive")
+    over = ", ".join(
+        (
+            count(len(result.rules), "rule"),
+            count(len(judged.checkpoints), "checkpoint"),
+            count(judged.tokens, "token"),
+        )
+    )
+    return f"arca-diag: {result.status} {', '.join(parts)} ({over}) in {seconds:.1f} s"
+
+
+def error_line(message: str, seconds: float) -> str:
+    """The same where no gate could be held."""
+    return f"arca-diag: ERROR {harmless(message)[:300]} in {seconds:.1f} s"
+
+
+def summary(result: GateResult) -> list[tuple[str, str]]:
+    """What was judged and by what, as labelled lines."""
+    judged, policy = result.judged, result.policy
+    steps = ", ".join(harmless(at(c)) for c in judged.checkpoints)
+    replay = ", ".join(f"{harmless(k)} {v}" for k, v in result.replay_fidelity.items())
+    held = ", ".join(judged.signals) or "none: no signal is the run's fault"
+    lines = [
+        ("Run", f"{harmless(judged.run)} at {steps}, {judged.view}"),
+        (
+            "Evidence",
+            f"{count(judged.prompts, 'prompt')}, {count(judged.tokens, 'token')} (asked for: "
+            f"{policy.min_clusters} and {policy.min_tokens:,})",
+        ),
+        ("Credit", f"{harmless(judged.credit)} in training; signals held to it: {held}"),
+        ("Replay check", replay or "none"),
+        (
+            "Policy",
+            f"{policy.profile}, {harmless(policy.file or 'no file')}; fails on {policy.fail_on}; "
+            f"inconclusive: {policy.inconclusive}",
+        ),
+        (
+            "On disk",
+            "the run was at hand, its files' hashes were compared"
+            if judged.compared_with_run
+            else "the run is not at hand: its files could not be compared",
+        ),
+    ]
+    if judged.baseline is not None:
+        lines.append(("Baseline", f"a result of {harmless(judged.baseline)}"))
+    return lines

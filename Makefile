@@ -39,7 +39,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 test-slow: $(BASE)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu" --numprocesses 2 --dist loadfile
 
 # Whether the judge is right, on planted truth: minutes, and half an hour on two cores.
 bench-coverage: $(STAMP)

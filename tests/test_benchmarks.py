@@ -203,6 +203,7 @@ class TestDrawnRuns:
         assert set(drawing.MEASURES) <= set(measurements.MEASURES)
 
 
+@pytest.mark.slow
 class TestDetection:
     def test_what_is_planted_is_found_and_written(self, capsys):
         found = [detection.look_at(name, 2, 0) for name in ("floor", "few groups")]

@@ -39,7 +39,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 test-slow: $(BASE)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu" --numprocesses 2 --dist loadfile
 
 # How close replay is to the limit of the machine, on the real base: minutes on an idle one.
 bench: $(BASE)

@@ -430,6 +430,7 @@ def test_other_judging_options_need_no_model_and_give_what_a_fresh_scan_gives(
     assert scan(tiny_run, out=copied, **judging).did == "nothing new"
 
 
+@pytest.mark.slow
 def test_other_cuts_move_classes_and_are_in_the_report(copied: Path, tiny_run: Path) -> None:
     def classes() -> dict[str, int]:
         table = pd.read_parquet(copied / "trajectories.parquet")
@@ -589,6 +590,7 @@ def test_completions_that_were_added_leave_the_fixed_set_alone(copied: Path, own
     assert now == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_redacted_result_keeps_its_fixed_set_when_the_run_grows(
     own_run: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ from tests.inputs import (
 )
 from tests.inputs.test_pickles import Planted
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
 FEW = ("--groups", "1", "--fixed-groups", "1")
 CHECKPOINTS = ("checkpoint-2", "checkpoint-20")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -523,9 +524,9 @@ class TestLeftOut:
         [
             written("trainer_state.json", DEEP),
             written("trainer_state.json", '{"log_history": [{"step": ' + "9" * 10_000 + "}]}"),
-            moved_out("trainer_state.json"),
-            a_circle("trainer_state.json"),
-            a_pipe("trainer_state.json"),
+            pytest.param(moved_out("trainer_state.json"), marks=pytest.mark.slow),
+            pytest.param(a_circle("trainer_state.json"), marks=pytest.mark.slow),
+            pytest.param(a_pipe("trainer_state.json"), marks=pytest.mark.slow),
         ],
         ids=["deep", "digits", "link", "circle", "pipe"],
     )

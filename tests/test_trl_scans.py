@@ -97,6 +97,7 @@ class TestWhatInspectSays:
         faults = [(f.id, f.checkpoint) for f in report.findings if f.level == "error"]
         assert faults == [("adapter-unchanged", step) for step in (1, 2, 3)]
 
+    @pytest.mark.slow
     def test_before_the_first_real_step_an_idle_adapter_is_a_note(self, trl_runs, tmp_path):
         run = copied(trl_runs["bias"], tmp_path)
         path = run / "checkpoint-1" / "adapter_model.safetensors"
@@ -119,6 +120,7 @@ class TestWhatInspectSays:
         left = found.rollouts.eval_excluded + found.rollouts.duplicates_dropped
         assert found.rollouts.found + left == rows
 
+    @pytest.mark.slow
     def test_the_report_of_a_scan_says_the_same_under_the_same_names(self, trl_runs, tmp_path):
         for name in ("continued", "evaluated"):
             before = json.loads(inspected(trl_runs[name]).to_json())
@@ -222,6 +224,7 @@ def test_a_changed_configuration_or_template_is_another_scan(trl_runs, tmp_path,
         scanned(run, tmp_path / "out", **flags)
 
 
+@pytest.mark.slow
 class TestWhatAMismatchLooksLike:
     """The replay against the log: right it passes, wrong it fails, and the report says by what."""
 

@@ -193,6 +193,7 @@ LONG = [long_canonical, long_parquet, long_verl, long_ms_swift, long_csv]
     "size", [60_000_000, pytest.param(400_000_000, marks=pytest.mark.slow)], ids=["60MB", "400MB"]
 )
 @pytest.mark.parametrize("make", LONG, ids=lambda make: make.__name__)
+@pytest.mark.slow
 def test_a_file_of_any_length_is_read_in_little_memory(tmp_path, make, size):
     (tmp_path / "short").mkdir()
     (tmp_path / "long").mkdir()

@@ -228,6 +228,7 @@ def exported(record: dict[str, Any], step: int) -> dict[str, Any]:
     )
 
 
+@pytest.mark.slow
 def test_a_scan_has_the_numbers_of_the_same_completions_given_by_hand(tmp_path):
     run = sample_copy(tmp_path, checkpoints=(20,), tables=(20, 21))
     tokenizer = AutoTokenizer.from_pretrained(run)

@@ -120,6 +120,7 @@ class TestFaults:
         with pytest.raises(RolloutError, match=rf"^results\.jsonl:2: {says}"):
             read_rollouts(path)
 
+    @pytest.mark.slow
     def test_every_damage_is_refused_or_read(self, tmp_path):
         tokenizer = AutoTokenizer.from_pretrained(SAMPLE)
         refused, read = check_every_damage(

@@ -46,6 +46,7 @@ def scanned(run: Path, out: Path, **options: object):
     return read_table(found.folder, found.report, "tokens.parquet")
 
 
+@pytest.mark.slow
 def test_bfloat16_runs_and_is_coarser_than_float32(tiny_run: Path, tmp_path: Path) -> None:
     fine = scanned(tiny_run, tmp_path / "fine", dtype="float32")
     coarse = scanned(tiny_run, tmp_path / "coarse", dtype="bfloat16")

@@ -188,6 +188,7 @@ class TestAScan:
             excess = (rows["surprisal"] - rows["entropy"]).to_numpy()
             assert abs(excess.mean()) < 4 * excess.std() / np.sqrt(len(excess))
 
+    @pytest.mark.slow
     def test_the_same_again_is_nothing_new_and_another_seed_another_result(self, bare):
         first = scan(bare, max_new_tokens=6)
         before = (first.folder / "tokens.parquet").read_bytes()
@@ -238,6 +239,7 @@ class TestAScan:
         with pytest.raises(ConfigError, match="prompts and rollouts"):
             scan(bare, rollouts=bare.parent / "prompts.txt")
 
+    @pytest.mark.slow
     def test_jsonl_prompts_with_ids_or_text_give_the_same(self, bare, tmp_path):
         text = tmp_path / "a.jsonl"
         text.write_text(json.dumps({"prompt": "12+19>"}) + "\n")

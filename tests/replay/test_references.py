@@ -277,6 +277,7 @@ def test_a_reference_that_does_not_fit_the_base_stops_the_scan(tmp_path: Path) -
     assert "--reference base" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_the_report_names_the_reference_and_a_changed_one_is_another_scan(
     tmp_path: Path,
 ) -> None:

@@ -57,7 +57,13 @@ def main(run: str, out: str, kills: str, seed: str) -> None:
     draw = random.Random(int(seed))
     folder = Path(out)
     config = ScanConfig(
-        run=Path(run), out=folder, groups=1, fixed_groups=2, no_cache=True, batch_tokens=150
+        run=Path(run),
+        out=folder,
+        groups=1,
+        fixed_groups=2,
+        checkpoints="2,20",
+        no_cache=True,
+        batch_tokens=150,
     )
     most = 0
     child = start(config)

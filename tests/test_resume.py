@@ -18,7 +18,7 @@ from arca_diag.progress import Silent
 from arca_diag.replay.adapted import AdaptedModel
 from tests.conftest import ROOT
 
-FEW: dict[str, Any] = {"groups": 1, "fixed_groups": 2}
+FEW: dict[str, Any] = {"groups": 1, "fixed_groups": 2, "checkpoints": "2"}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def killed(run: Path, out: Path, times: int, seed: int) -> None:
 def test_a_scan_that_is_killed_is_finished_by_the_same_command(
     tiny_run: Path, tmp_path: Path
 ) -> None:
-    killed(tiny_run, tmp_path / "out", times=3, seed=4)
+    killed(tiny_run, tmp_path / "out", times=2, seed=4)
 
 
 @pytest.mark.slow
@@ -126,47 +126,52 @@ def test_a_new_checkpoint_costs_its_own_passes_and_no_other(
     own_run: Path, tmp_path: Path, cache: Path, passes: list[int]
 ) -> None:
     shutil.move(own_run / "checkpoint-100", tmp_path / "later")
-    scan(own_run, tmp_path / "out", cache_dir=cache)
+    scan(own_run, tmp_path / "out", cache_dir=cache, checkpoints="all")
     passes.clear()
     shutil.move(tmp_path / "later", own_run / "checkpoint-100")
-    grown = scan(own_run, tmp_path / "out", cache_dir=cache)
+    grown = scan(own_run, tmp_path / "out", cache_dir=cache, checkpoints="all")
     assert grown.did == "measured"
     added = sum(passes)
     passes.clear()
-    anew = scan(own_run, tmp_path / "anew", no_cache=True)
+    anew = scan(own_run, tmp_path / "anew", no_cache=True, checkpoints="all")
     # Three checkpoints and the reference on the fixed set, one and the reference on its own.
     assert added < 0.45 * sum(passes)
     assert apart_from_provenance(anew.report) == apart_from_provenance(grown.report)
 
 
 @pytest.mark.parametrize(
-    "other", [{"temperature": 0.7}, {"dtype": "float64"}, {"no_prefix_sharing": True}]
+    "other",
+    [
+        {"temperature": 0.7},
+        pytest.param({"dtype": "float64"}, marks=pytest.mark.slow),
+        pytest.param({"no_prefix_sharing": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_other_options_find_nothing_and_leave_what_is_there(
     tiny_run: Path, tmp_path: Path, cache: Path, other: dict[str, Any]
 ) -> None:
-    scan(tiny_run, tmp_path / "one", cache_dir=cache, checkpoints="2")
+    scan(tiny_run, tmp_path / "one", cache_dir=cache)
     before = {p.name for p in cache.iterdir()}
-    changed = scan(tiny_run, tmp_path / "two", cache_dir=cache, checkpoints="2", **other)
-    plain = scan(tiny_run, tmp_path / "three", no_cache=True, checkpoints="2", **other)
+    changed = scan(tiny_run, tmp_path / "two", cache_dir=cache, **other)
+    plain = scan(tiny_run, tmp_path / "three", no_cache=True, **other)
     assert apart_from_provenance(changed.report) == apart_from_provenance(plain.report)
     assert before < {p.name for p in cache.iterdir()}
 
 
 def test_a_cache_that_is_damaged_moves_nothing(tiny_run: Path, tmp_path: Path, cache: Path) -> None:
-    first = scan(tiny_run, tmp_path / "one", cache_dir=cache, checkpoints="2")
+    first = scan(tiny_run, tmp_path / "one", cache_dir=cache)
     for number, path in enumerate(sorted(cache.iterdir())):
         content = path.read_bytes()
         path.write_bytes((b"", content[:-7], b"\0" * len(content), b"x" + content)[number % 4])
-    second = scan(tiny_run, tmp_path / "two", cache_dir=cache, checkpoints="2")
+    second = scan(tiny_run, tmp_path / "two", cache_dir=cache)
     assert second.report.provenance.reused_passes == 0
     assert apart_from_provenance(first.report) == apart_from_provenance(second.report)
-    third = scan(tiny_run, tmp_path / "three", cache_dir=cache, checkpoints="2")
+    third = scan(tiny_run, tmp_path / "three", cache_dir=cache)
     assert third.report.provenance.reused_passes > 0
 
 
 def test_the_cache_keeps_to_its_limit(tiny_run: Path, tmp_path: Path, cache: Path) -> None:
-    found = scan(tiny_run, tmp_path / "one", cache_dir=cache, cache_gib=0.0005, checkpoints="2")
+    found = scan(tiny_run, tmp_path / "one", cache_dir=cache, cache_gib=0.0005)
     assert found.did == "measured"
     assert 0 < sum(p.stat().st_size for p in cache.iterdir()) <= 0.0005 * 2**30
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from arca_diag.errors import ResultError
 from arca_diag.gate.outcome import RuleOutcome
 from arca_diag.gate.policy import Change, relative_part
-from arca_diag.gate.scope import Label, Scope
+from arca_diag.gate.scope import Label, Scope, finite
 from arca_diag.results import Measurement, View
 
 #: Figures that every baseline keeps; and those that the policy has rules on.
@@ -200,14 +200,13 @@ def limit(before: BaselineFigure, change: Change, sign: int) -> tuple[float, flo
 
 def _alike(scope: Scope) -> dict[str, str | float | None]:
     provenance, options = scope.report.provenance, scope.report.provenance.options
-    epsilon = options.get("epsilon")
     return {
         "base": _text(provenance.base.get("sha256")),
         "dtype": provenance.dtype,
         "temperature": scope.report.run.temperature,
         "reference": scope.report.reference.kind,
         "sharpening": scope.sharpening,
-        "epsilon": float(epsilon) if isinstance(epsilon, int | float) else None,
+        "epsilon": finite(options.get("epsilon")),
         "view": scope.policy.view,
     }
 

@@ -139,20 +139,7 @@ class ScanConfig(BaseModel):
     @field_validator("credit")
     @classmethod
     def _known_credit(cls, value: str | None) -> str | None:
-        if value is None or value in CREDITS:
-            return value
-        if value.startswith(TOP_ENTROPY):
-            try:
-                share = float(value.removeprefix(TOP_ENTROPY))
-            except ValueError:
-                share = math.nan
-            if 0 <= share <= 1:
-                return f"{TOP_ENTROPY}{share}"
-        near = difflib.get_close_matches(value[:100], (*CREDITS, f"{TOP_ENTROPY}Q"), n=1)
-        did_you_mean = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(
-            f"{did_you_mean}give {', '.join(CREDITS)}, or {TOP_ENTROPY}Q with Q from 0 to 1"
-        )
+        return None if value is None else known_credit(value)
 
     @field_validator("thresholds", mode="before")
     @classmethod
@@ -245,6 +232,28 @@ def resolve_with_origins(
         ) from None
     _check_together(config)
     return Resolved(config=config, origins=origins)
+
+
+def known_credit(value: str) -> str:
+    """A credit as it is written everywhere else.
+
+    Raises:
+        ValueError: There is no such credit; the nearest one is named.
+    """
+    if value in CREDITS:
+        return value
+    if value.startswith(TOP_ENTROPY):
+        try:
+            share = float(value.removeprefix(TOP_ENTROPY))
+        except ValueError:
+            share = math.nan
+        if 0 <= share <= 1:
+            return f"{TOP_ENTROPY}{share}"
+    near = difflib.get_close_matches(value[:100], (*CREDITS, f"{TOP_ENTROPY}Q"), n=1)
+    did_you_mean = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(
+        f"{did_you_mean}give {', '.join(CREDITS)}, or {TOP_ENTROPY}Q with Q from 0 to 1"
+    )
 
 
 def _check_together(config: ScanConfig) -> None:

@@ -1,11 +1,11 @@
-"""A saved report held to a policy: passed, failed or inconclusive, and why. No model, no clock."""
+"""A saved report held to a policy: passed, failed or inconclusive, and why. No model."""
 
 import datetime
 from pathlib import Path
 
 from arca_diag import __version__
 from arca_diag.config import config_tables
-from arca_diag.gate.baseline import Baseline, baseline_of, seen
+from arca_diag.gate.baseline import Baseline, baseline_of, read_baseline, seen
 from arca_diag.gate.checks import Found, OnDisk, check_cases, evidence
 from arca_diag.gate.combine import outcome, verdict
 from arca_diag.gate.figures import figure_cases
@@ -67,28 +67,33 @@ def run_gate(
     Args:
         report: As a scan gives it, or `Report.from_json` of its report.json.
         policy: As from `load_policy`; the profile `recommended` by default.
-        baseline: An accepted result to compare with, as from `make_baseline`.
+        baseline: An accepted result to compare with, as from `make_baseline`; the file that the
+            policy names by default.
         credit: What the run trains with, where that is another than the report says.
         disk: What lies on disk beside the result; nothing is looked at by default.
-        today: The day that suppressions are judged by; their expiry is not asked by default.
+        today: The day that suppressions are judged by; the day that it is by default.
         resolved: The policy with its origins, which the outcome then names.
 
     Returns:
         The outcome, `exit_code` in it: 0 passed, 1 failed, 3 inconclusive.
 
     Raises:
-        ArcaError: The report has no such checkpoint.
+        ArcaError: The report has no such checkpoint or cannot be judged, there is no such credit,
+            or the policy's baseline cannot be read.
     """
     policy = policy or (resolved or resolve_policy([])).policy
     scope = scope_of(report, policy, credit)
     disk = disk or OnDisk()
+    if baseline is None and policy.baseline is not None:
+        baseline = read_baseline(policy.baseline)
     comparable = None if baseline and baseline.unlike(scope) else baseline
-    suppressions = Suppressions(policy.suppressions, today)
+    suppressions = Suppressions(policy.suppressions, today or datetime.date.today())
 
     outcomes: list[RuleOutcome] = []
     for name, rule in sorted(policy.active().items(), key=lambda item: item[0] == _NEW):
         if rule.of == _NEW:  # the last: what is new is known when all else is judged
-            cases = _new_findings(rule, comparable, outcomes)
+            unlike = baseline is not None and comparable is None
+            cases = _new_findings(rule, comparable, outcomes, unlike=unlike)
         elif rule.kind == "check":
             cases = check_cases(rule, Found(scope=scope, disk=disk, baseline=baseline))
         elif rule.kind == "finding":
@@ -127,12 +132,27 @@ def run_gate(
 
 
 def make_baseline(report: Report, policy: Policy, result: GateResult) -> Baseline:
-    """The baseline that a gated report gives."""
+    """The baseline that a gated report gives.
+
+    Raises:
+        ResultError: Nothing was measured.
+    """
     return baseline_of(scope_of(report, policy, result.judged.credit), result.rules)
 
 
-def _new_findings(rule: Rule, baseline: Baseline | None, outcomes: list[RuleOutcome]) -> list[Case]:
-    """Warnings and errors that the baseline does not have, one case each."""
+def _new_findings(
+    rule: Rule, baseline: Baseline | None, outcomes: list[RuleOutcome], *, unlike: bool
+) -> list[Case]:
+    """Warnings and errors that the baseline does not have, one case each; not suppressed ones."""
+    if unlike:
+        return [
+            Case(
+                status="inconclusive",
+                level=capped(rule, "error"),
+                message="nothing is compared: the baseline is of something else",
+                action="write a baseline from a like result: --update-baseline",
+            )
+        ]
     if baseline is None:
         return []
     before = {(f.id, f.signal) for f in baseline.findings}
@@ -145,7 +165,7 @@ def _new_findings(rule: Rule, baseline: Baseline | None, outcomes: list[RuleOutc
             f"of {baseline.run}, has it not",
             action=f"mend it (arca-diag explain {identity}), or accept it: --update-baseline",
         )
-        for identity, signal in seen(outcomes)
+        for identity, signal in seen(outcomes, ("failed",))
         if (identity, signal) not in before
     ]
 

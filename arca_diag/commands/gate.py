@@ -1,6 +1,5 @@
 """`arca-diag gate`: a saved result, or a run that is scanned first, held to a policy."""
 
-import datetime
 import os
 import time
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from rich.text import Text
 from arca_diag.commands.holding import hold, policy_of
 from arca_diag.commands.output import Output, outputs, write_file
 from arca_diag.errors import ArcaError
-from arca_diag.gate.baseline import read_baseline
 from arca_diag.gate.checks import OnDisk
 from arca_diag.gate.loading import Resolved
 from arca_diag.gate.outcome import GateResult
@@ -158,18 +156,16 @@ def _gated(
         compares = [
             n for n, r in policy.rules.items() if r.relative or n == "baseline-new-findings"
         ]
-        policy = policy.model_copy(update={"ignore": (*policy.ignore, *compares)})
+        policy = policy.model_copy(update={"ignore": (*policy.ignore, *compares), "baseline": None})
     result = run_gate(
         report,
         policy,
-        read_baseline(file) if file and not update else None,
         credit=credit,
         disk=disk,
-        today=datetime.date.today(),
         resolved=resolved,
     )
     if update and file is not None:
-        if result.status != "PASSED":
+        if result.status != "PASSED" or not result.judged.tokens:
             note = f"{file} was not written: a baseline is an accepted result, and this is not one"
         else:
             write_file(file, make_baseline(report, policy, result).to_json())

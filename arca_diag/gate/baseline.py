@@ -6,16 +6,16 @@ was of is kept beside them, so that unlike things are refused and not compared i
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arca_diag.errors import ResultError
-from arca_diag.gate.outcome import RuleOutcome
+from arca_diag.gate.outcome import RuleOutcome, Status
 from arca_diag.gate.policy import Change, relative_part
-from arca_diag.gate.scope import Label, Scope
+from arca_diag.gate.scope import Label, Scope, finite
 from arca_diag.results import Measurement, View
 
 #: Figures that every baseline keeps; and those that the policy has rules on.
@@ -121,7 +121,13 @@ class Baseline(_Part):
 
 
 def baseline_of(scope: Scope, outcomes: Iterable[RuleOutcome]) -> Baseline:
-    """A result as a baseline: its judged checkpoints in both views."""
+    """A result as a baseline: its judged checkpoints in both views.
+
+    Raises:
+        ResultError: It has no checkpoint.
+    """
+    if not scope.measured:
+        raise ResultError("nothing was measured: no baseline can be made of it")
     names = {*_ALWAYS, *(r.of for r in scope.policy.rules.values() if r.kind == "measurement")}
     figures = [
         BaselineFigure(
@@ -147,14 +153,16 @@ def baseline_of(scope: Scope, outcomes: Iterable[RuleOutcome]) -> Baseline:
     )
 
 
-def seen(outcomes: Iterable[RuleOutcome]) -> list[tuple[str, str | None]]:
-    """Warnings and errors among findings, suppressed ones too, by id and signal."""
+def seen(
+    outcomes: Iterable[RuleOutcome], statuses: Sequence[Status] = ("failed", "suppressed")
+) -> list[tuple[str, str | None]]:
+    """Warnings and errors among findings, by id and signal."""
     found = {
         (o.of, case.signal): None
         for o in outcomes
         if o.kind == "finding"
         for case in o.cases
-        if case.status in ("failed", "suppressed") and case.level != "note"
+        if case.status in statuses and case.level != "note"
     }
     return sorted(found, key=lambda key: (key[0], key[1] or ""))
 
@@ -200,14 +208,13 @@ def limit(before: BaselineFigure, change: Change, sign: int) -> tuple[float, flo
 
 def _alike(scope: Scope) -> dict[str, str | float | None]:
     provenance, options = scope.report.provenance, scope.report.provenance.options
-    epsilon = options.get("epsilon")
     return {
         "base": _text(provenance.base.get("sha256")),
         "dtype": provenance.dtype,
         "temperature": scope.report.run.temperature,
         "reference": scope.report.reference.kind,
         "sharpening": scope.sharpening,
-        "epsilon": float(epsilon) if isinstance(epsilon, int | float) else None,
+        "epsilon": finite(options.get("epsilon")),
         "view": scope.policy.view,
     }
 

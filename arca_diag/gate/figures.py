@@ -1,5 +1,6 @@
 """Rules on figures: a bound is judged against the interval, as in verdicts, never the point."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,12 +42,26 @@ def figure_cases(rule: Rule, scope: Scope, baseline: Baseline | None) -> list[Ca
     for label in scope.at(rule):
         found = [m for m in scope.figures(label, view) if _is_meant(rule, scope, m)]
         cases += [_judged(rule, scope, m, baseline) for m in found]
-        if not found:
-            what = rule.of if rule.against is None else f"{rule.of} against {rule.against}"
-            cases.append(
-                _case(rule, label, None, "inconclusive", f"the result has no {what} in this view")
-            )
+        if not found and not scope.signals(rule):
+            says = f"the run's credit ({scope.credit}) is no signal: nothing is held to this"
+            cases.append(_case(rule, label, None, "passed", says))
+            continue
+        what = rule.of if rule.against is None else f"{rule.of} against {rule.against}"
+        cases += [
+            _case(rule, label, None, "inconclusive", f"the result has no {what}{of} in this view")
+            for of in _missing(rule, found)
+        ]
     return cases
+
+
+def _missing(rule: Rule, found: Sequence[Measurement]) -> list[str]:
+    """What a rule asks for and the result has not, in words: each signal that it names, if any."""
+    if not found:
+        return [""]
+    sides = {side for m in found for side in (m.signal, m.against)}
+    if isinstance(rule.signals, str) or all(m.signal is None for m in found):
+        return []
+    return [f" of {s}" for s in rule.signals if s not in sides and s != rule.against]
 
 
 def _is_meant(rule: Rule, scope: Scope, figure: Measurement) -> bool:
@@ -125,22 +140,24 @@ def _relative(
     makes these limits wider than they need be, never narrower.
     """
     if baseline is None:
-        return "there is no baseline to compare with"
+        return "there is no baseline to compare with, or it is of something else"
     before = baseline.figure(figure, scope)
     if before is None:
         return "the baseline does not have this figure; write it anew with --update-baseline"
+    if before.low is None and before.name not in WITHOUT_INTERVAL:
+        return "the baseline's figure has no interval: too few prompts"
     allowed = limit(before, change, sign)
     if isinstance(allowed, str):
         return allowed
     (value, low, high), (at, at_low, at_high) = interval, allowed
     gap = value - at
     if sign > 0:
-        below = ((value - low) ** 2 + (at_high - at) ** 2) ** 0.5
-        above = ((high - value) ** 2 + (at - at_low) ** 2) ** 0.5
+        below = math.hypot(value - low, at_high - at)
+        above = math.hypot(high - value, at - at_low)
     else:
         gap = at - value
-        below = ((at - at_low) ** 2 + (high - value) ** 2) ** 0.5
-        above = ((at_high - at) ** 2 + (value - low) ** 2) ** 0.5
+        below = math.hypot(at - at_low, high - value)
+        above = math.hypot(at_high - at, value - low)
     word = "above" if sign > 0 else "below"
     by = change if isinstance(change, str) else f"{change:g}"
     words = f"at most {by} {word} the baseline's {before.value:.4g}"

@@ -30,7 +30,7 @@ def finding_cases(rule: Rule, scope: Scope) -> list[Case]:
     cases = [
         _of_run(rule, finding)
         for finding in scope.report.findings
-        if finding.id == rule.of and finding.signal is None and _covers(rule, scope, finding)
+        if finding.id == rule.of and _is_of_run(finding) and _covers(rule, scope, finding)
     ]
     if rule.of in SIGNAL_IDS:
         for label in scope.at(rule):
@@ -43,6 +43,11 @@ def finding_cases(rule: Rule, scope: Scope) -> list[Case]:
     if rule.aggregate == "all":
         cases += _elsewhere(rule, scope, cases)
     return cases
+
+
+def _is_of_run(finding: Finding) -> bool:
+    """Whether a finding is judged as it stands; a signal's is read from its verdict."""
+    return finding.signal is None or finding.id not in SIGNAL_IDS
 
 
 def _covers(rule: Rule, scope: Scope, finding: Finding) -> bool:

@@ -17,6 +17,7 @@ from arca_diag.gate.names import (
     CHECK_IDS,
     FIGURES,
     FINDING_IDS,
+    SIGNAL_IDS,
     SIGNALS,
     check_keys,
     unknown,
@@ -120,7 +121,13 @@ def _where(origin: str) -> str:
 def _plain_keys(table: object, origin: str) -> dict[str, Any]:
     if not isinstance(table, Mapping):
         raise ConfigError(f"{origin}: gate is not a table", hint="write [gate] and keys below it")
-    return {str(key).replace("-", "_"): value for key, value in table.items()}
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        plain = str(key).replace("-", "_")
+        if plain in out:
+            raise ConfigError(f"{origin}: {key!r:.80} is given twice, with - and with _")
+        out[plain] = value
+    return out
 
 
 def _setting(key: str, value: Any, origin: str) -> Any:
@@ -130,11 +137,13 @@ def _setting(key: str, value: Any, origin: str) -> Any:
         if not isinstance(parts, list | tuple) or not all(isinstance(p, str) for p in parts):
             raise ConfigError(f"{_where(origin)}: {key} is not a list of ids")
         return tuple(p.strip() for p in parts if p.strip())
+    if key == "baseline" and isinstance(value, str) and (not value or "\0" in value):
+        raise ConfigError(f"{_where(origin)}: baseline is no file's name: {value!r:.50}")
     if key == "checkpoint":
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise ConfigError(f"{_where(origin)}: checkpoint is no step or name: {value!r:.50}")
         if isinstance(value, str) and value.isascii() and value.isdigit():
-            return int(value[:19])
+            return int(value) if len(value) < 20 else value
     if key in ("min_clusters", "min_tokens") and origin != "environment" and type(value) is not int:
         raise ConfigError(f"{_where(origin)}: {key} is not a whole number: {value!r:.50}")
     return value
@@ -164,6 +173,15 @@ def _rule(name: str, value: object, where: str) -> Rule:
     if given.get("level", "error") not in _LEVELS:
         raise unknown("level", given["level"], _LEVELS, where)
     _check_signals(given.get("signals", "all"), where)
+    unread = _unread(kind, of, given)
+    if unread:
+        raise ConfigError(
+            f"{where}: {unread.replace('_', '-')} says nothing here: {of} is "
+            + (
+                "one of the gate's own checks" if kind == "check" else "of the run, not of a signal"
+            ),
+            hint="a rule on it has a level" + ("" if kind == "check" else " and an aggregate"),
+        )
     bounds = [key for key in _BOUNDS if key in given]
     off = given.get("level") == "off"
     if kind != "measurement" and (bounds or "against" in given):
@@ -194,6 +212,14 @@ def _rule(name: str, value: object, where: str) -> Rule:
         raise ConfigError(f"{where}: {key}: {first['msg']}, found {first['input']!r:.80}") from None
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _unread(kind: Kind, of: str, given: Mapping[str, Any]) -> str | None:
+    """A key of a rule that nothing would read."""
+    never = {"check": ("aggregate", "signals", "view"), "finding": ("signals", "view")}
+    if kind == "finding" and of in SIGNAL_IDS:
+        return None
+    return next((key for key in never.get(kind, ()) if key in given), None)
 
 
 def _number_or_text(value: object) -> float | str:
@@ -275,6 +301,8 @@ def _suppressions(value: object, where: str) -> list[Suppression]:
             raise ConfigError(f"{at}: expires is no date such as 2026-12-31")
         if given.get("signal") not in (None, *SIGNALS):
             raise unknown("signal", given["signal"], SIGNALS, at)
+        if "checkpoint" in given:
+            given["checkpoint"] = _setting("checkpoint", given["checkpoint"], at)
         try:
             out.append(Suppression(**given))
         except ValidationError as error:

@@ -87,7 +87,8 @@ class Policy(_Part):
 
     @model_validator(mode="after")
     def _something_is_asked(self) -> "Policy":
-        if not self.active():
+        active = self.active()
+        if not active or (self.select and not any(name in active for name in self.select)):
             raise ValueError("no rule is left: a gate that asks nothing would always pass")
         return self
 

@@ -1,14 +1,20 @@
 """What a policy judges of a report: which checkpoints, in which view, for which credit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arca_diag.errors import ResultError
-from arca_diag.gate.names import SIGNALS
+from arca_diag.config import known_credit
+from arca_diag.degeneracy import DEGENERATE
+from arca_diag.errors import ConfigError, ResultError
+from arca_diag.gate.names import FINDING_IDS, SIGNALS
 from arca_diag.gate.policy import Policy, Rule
 from arca_diag.results import CheckpointInfo, Measurement, Report, Verdict, View
 
 Label = int | str
+
+#: The words of a verdict that name no fault.
+_NO_FAULT = ("middle", "mixed", "inconclusive", "undefined")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,24 +98,74 @@ def scope_of(report: Report, policy: Policy, credit: str | None = None) -> Scope
         credit: What the run trained with, where that is declared anew.
 
     Raises:
-        ResultError: The report has no checkpoint of that step or name, or lacks what a judgement
-            needs to know of it.
+        ConfigError: There is no such credit.
+        ResultError: The report has no checkpoint of that step or name, lacks what a judgement
+            needs to know of it, or says what no rule could judge.
     """
     options = report.provenance.options
-    declared, sharpening = credit or options.get("credit"), options.get("sharpening")
-    if not isinstance(declared, str) or isinstance(sharpening, bool):
-        raise ResultError("the report does not say which credit the run trained with")
-    if not isinstance(sharpening, int | float):
+    sharpening = finite(options.get("sharpening"))
+    if sharpening is None or sharpening <= 0:
         raise ResultError("the report does not say at which sharpening it was judged")
+    declared = _declared(options.get("credit"), credit)
+    _check_words(report)
     chosen = _chosen(report.run.checkpoints, policy.checkpoint)
     return Scope(
         report=report,
         policy=policy,
         credit=declared,
-        sharpening=float(sharpening),
+        sharpening=sharpening,
         labels=tuple(_label(c) for c in chosen),
         unmeasured=tuple(_label(c) for c in chosen if not c.measured),
     )
+
+
+def _declared(saved: object, given: str | None) -> str:
+    """The credit to hold the run to: a word that nothing knows would hold it to none."""
+    if given is not None:
+        try:
+            return known_credit(given)
+        except ValueError as error:
+            raise ConfigError(f"credit: {error}, found {given!r:.80}") from None
+    try:
+        return known_credit(saved if isinstance(saved, str) else "")
+    except ValueError:
+        raise ResultError(
+            f"the report does not say which credit the run trained with: {saved!r:.80}",
+            hint="say it with --credit",
+        ) from None
+
+
+def finite(value: object) -> float | None:
+    """A finite number, as a float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _check_words(report: Report) -> None:
+    """Check that every fault that the report names is one that a rule can judge, and just once.
+
+    What a newer version calls by a new name would otherwise pass unseen.
+    """
+    hint = "scan again with this version of arca-diag, or gate with the one that wrote the report"
+    causes = [cause for verdict in report.verdicts for cause in verdict.causes]
+    for identity in (*(finding.id for finding in report.findings), *causes):
+        if identity not in FINDING_IDS:
+            raise ResultError(f"the report names a fault {identity!r:.80} unknown here", hint=hint)
+    seen = set()
+    for verdict in report.verdicts:
+        if verdict.regime not in DEGENERATE and verdict.regime not in _NO_FAULT:
+            message = f"the report names a regime {verdict.regime!r:.80} unknown here"
+            raise ResultError(message, hint=hint)
+        place = (verdict.checkpoint, verdict.view, verdict.signal, verdict.sharpening)
+        if place in seen:
+            where = f"{verdict.signal!r:.80} at {verdict.checkpoint!r:.80}"
+            raise ResultError(f"the report has two verdicts on {where}", hint="scan again")
+        seen.add(place)
 
 
 def _label(checkpoint: CheckpointInfo) -> Label:

@@ -173,7 +173,9 @@ def hostile() -> GateResult:
         "suppressions": [{"id": "file-unreadable", "reason": HOSTILE, "expires": "2099-01-01"}],
         "rules": {"my-rule": {"finding": "layers-dead"}},
     }
-    return run_gate(made, policy(table), credit=HOSTILE)
+    found = run_gate(made, policy(table))
+    judged = found.judged.model_copy(update={"credit": HOSTILE})
+    return found.model_copy(update={"judged": judged})
 
 
 RESULTS = {

@@ -6,6 +6,7 @@ the run has deleted since (trainers keep their last checkpoints only) is not com
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from arca_diag.errors import ArcaError
@@ -30,6 +31,7 @@ def look_beside(
         run: The run, where it was named; else the result's parent, which is the run by default.
         growing: A scan will add what is new: newer checkpoints make nothing stale.
     """
+    folder = Path(os.path.realpath(folder))  # "." has no parent, and the run is the parent
     foreign = _tables(folder, report)
     root = (run or folder.parent).resolve()
     try:

@@ -211,7 +211,7 @@ def resolve_with_origins(
             (name, {key: value for key, value in table.items() if key != "gate"})
             for name, table in config_tables(file, cwd, [Path(given["run"]), *runs])
         ),
-        ("environment", _environment(environ)),
+        ("environment", environment(environ)),
         ("flag", given),
     )
     for origin, values in layers:
@@ -306,7 +306,8 @@ def _known(key: str, origin: str) -> str:
     raise ConfigError(f"unknown key {key!r} in {origin}", hint=hint)
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What the environment says of a scan's options, by their names."""
     return {
         key[len(PREFIX) :].lower(): value
         for key, value in sorted(environ.items())

@@ -29,6 +29,11 @@ _ALWAYS = (
 )
 _LIMIT = 64 * 2**20
 
+NO_BASELINE_ACTION = (
+    "name one (--baseline F), or write one from an accepted result: --baseline F --update-baseline"
+)
+UNLIKE_ACTION = "write it anew from an accepted result: delete the file, then --update-baseline"
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -187,7 +192,7 @@ def read_baseline(path: Path) -> Baseline:
         at = ".".join(str(part) for part in first["loc"])
         raise ResultError(
             f"{path} is no baseline of this version: {at or 'the document'}: {first['msg']}",
-            hint="write it anew: gate DIR --baseline F --update-baseline",
+            hint=UNLIKE_ACTION,
         ) from None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from arca_diag.gate.baseline import Baseline
+from arca_diag.gate.baseline import UNLIKE_ACTION, Baseline
 from arca_diag.gate.findings import capped
 from arca_diag.gate.outcome import Case, Status
 from arca_diag.gate.policy import Rule
@@ -121,9 +121,8 @@ def _unchecked(found: Found) -> list[_Told]:
 def _unlike(found: Found) -> list[_Told]:
     if found.baseline is None:
         return []
-    action = "write a baseline from a like result: --update-baseline"
     return [
-        ("inconclusive", None, f"the baseline is of something else: {what}", action)
+        ("inconclusive", None, f"the baseline is of something else: {what}", UNLIKE_ACTION)
         for what in found.baseline.unlike(found.scope)
     ]
 

@@ -12,7 +12,7 @@ from arca_diag.explanations import EXPLANATIONS
 from arca_diag.gate.names import REGIME_IDS, SIGNAL_IDS
 from arca_diag.gate.outcome import Case
 from arca_diag.gate.policy import Rule
-from arca_diag.gate.scope import Label, Scope
+from arca_diag.gate.scope import VOID, VOID_ACTION, Label, Scope
 from arca_diag.results import Finding, Verdict, View
 from arca_diag.thresholds import DEFAULT
 
@@ -93,7 +93,7 @@ def _of_signal(rule: Rule, scope: Scope, label: Label, signal: str) -> list[Case
     if verdict is None:
         return [_unknown(rule, label, signal, view, f"no verdict on {signal} in this view")]
     if scope.replay_failed(label):
-        return [_unknown(rule, label, signal, view, "no figure here is the run's: replay-mismatch")]
+        return [_unknown(rule, label, signal, view, VOID, VOID_ACTION)]
     causes = [cause for cause in verdict.causes if cause != _INERT]
     chain = [*causes, *([DEGENERATE[verdict.regime]] if verdict.regime in DEGENERATE else [])]
     if rule.of in chain:
@@ -157,7 +157,14 @@ def _there(rule: Rule, scope: Scope, verdict: Verdict, level: Level) -> Case:
     )
 
 
-def _unknown(rule: Rule, label: Label, signal: str | None, view: View | None, why: str) -> Case:
+def _unknown(
+    rule: Rule,
+    label: Label,
+    signal: str | None,
+    view: View | None,
+    why: str,
+    action: str = "measure what is missing, or turn the rule off in the policy",
+) -> Case:
     return Case(
         status="inconclusive",
         level=capped(rule, _BY_ID[rule.of].levels[0]),
@@ -165,7 +172,7 @@ def _unknown(rule: Rule, label: Label, signal: str | None, view: View | None, wh
         signal=signal,
         view=view,
         message=why,
-        action="measure what is missing, or turn the rule off in the policy",
+        action=action,
     )
 
 

@@ -25,7 +25,10 @@ from arca_diag.gate.names import (
 from arca_diag.gate.policy import Kind, Policy, Rule, RuleLevel, Suppression, relative_part
 from arca_diag.gate.profiles import PROFILES, ProfileName, rules_of, settings_of
 
-_SETTINGS = tuple(name for name in Policy.model_fields if name not in ("rules", "suppressions"))
+#: Keys of the table; `credit` is an option of its own, for a scan reads it too.
+_SETTINGS = tuple(
+    name for name in Policy.model_fields if name not in ("rules", "suppressions", "credit")
+)
 _LEVELS: tuple[str, ...] = get_args(RuleLevel)
 _OF_RULES = (
     "finding",

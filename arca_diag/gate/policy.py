@@ -78,6 +78,9 @@ class Policy(_Part):
     min_clusters: Annotated[int, Field(ge=1)] = 8
     min_tokens: Annotated[int, Field(ge=0)] = 1000
     baseline: Path | None = None
+    credit: str | None = Field(
+        default=None, description="What the run trains with; null: as the report says."
+    )
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     rules: Annotated[Mapping[str, Rule], AfterValidator(MappingProxyType)] = Field(

@@ -47,6 +47,8 @@ CREDITS = (
 TOP_ENTROPY = "top_entropy:"
 PREFIX = "ARCA_DIAG_"
 GATE_PREFIX = "ARCA_DIAG_GATE_"
+#: Configuration files of the working directory, lowest first.
+FILES = ("pyproject.toml", "arca.toml")
 
 logger = logging.getLogger(__name__)
 
@@ -344,24 +346,24 @@ def config_tables(
             raise ConfigError(f"{file} is not a file", hint="give a TOML file with --config")
         return [(name, table)]
     cwd = (cwd or Path.cwd()).resolve()
-    names = ("pyproject.toml", "arca.toml")
     if any(cwd.is_relative_to(os.path.realpath(run)) for run in runs):
-        for name in names:
+        for name in FILES:
             if (cwd / name).is_file():
                 logger.warning("%s is not read: the working directory lies in the run", name)
         return []
-    found = ((name, _table(cwd / name, name)) for name in names)
+    found = ((name, _table(cwd / name, name)) for name in FILES)
     return [(name, table) for name, table in found if table is not None]
 
 
 def _table(path: Path, name: str) -> dict[str, Any] | None:
     """Our table of a TOML file: all of it, or [tool.arca-diag] of a pyproject.toml."""
-    if not path.is_file():
-        return None
     try:
-        with path.open("rb") as handle:
-            values = tomllib.load(handle)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        if not path.is_file():
+            if os.path.lexists(path):  # a link to nowhere must not turn a policy off unseen
+                raise ConfigError(f"{name} is not a file", hint="mend it, or take it away")
+            return None
+        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # editors leave a BOM
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}") from None

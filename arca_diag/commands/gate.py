@@ -5,17 +5,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperCommand
 
 from arca_diag.commands.holding import hold, policy_of
-from arca_diag.commands.output import Output, outputs, write_file
+from arca_diag.commands.output import Output, check_not_read, outputs, write_file
+from arca_diag.config import FILES
 from arca_diag.errors import ArcaError
 from arca_diag.gate.checks import OnDisk
 from arca_diag.gate.loading import Resolved
 from arca_diag.gate.outcome import GateResult
+from arca_diag.gate.reading import REPORT
 from arca_diag.gating import make_baseline, run_gate
 from arca_diag.report.gate.anchor import Anchor, lines_of
 from arca_diag.report.gate.markdown import render_markdown
@@ -33,6 +36,8 @@ from arca_diag.terminal import (
 )
 
 _BEGUN = time.monotonic()
+#: What Typer raises of a command line that it cannot read: UsageError of whichever Click it has.
+_USAGE: Any = typer.BadParameter.__mro__[1]
 
 
 def gate(
@@ -116,10 +121,11 @@ def gate(
         "baseline": baseline,
     }
     judging = {"credit": credit, "epsilon": epsilon, "sharpening": sharpening}
-    with _last_line_on_errors():
+    with last_line_on_errors():
         say_more(verbose)
         asked = outputs(formats or [], output)
         resolved = policy_of(target, flags, config)
+        _check_outputs(asked, target, resolved, config, update=update_baseline)
         with progress_bar() as progress:
             held = hold(target, judging, config, progress)
         result = _gated(
@@ -172,6 +178,19 @@ def _gated(
             note = f"{shown(file)} was written from this result"
         result = result.model_copy(update={"notes": [*result.notes, note]})
     return result
+
+
+def _check_outputs(
+    asked: list[Output], target: Path, resolved: Resolved, config: Path | None, *, update: bool
+) -> None:
+    """Check that no output is the report, the policy or the baseline, which are read."""
+    file = resolved.policy.baseline
+    baseline = [] if file is None else [file]
+    read = [target / REPORT, target, *([config] if config else map(Path, FILES))]
+    outs = [one.file for one in asked if one.file is not None]
+    check_not_read(outs, [*read, *baseline])
+    if update:
+        check_not_read(baseline, read)
 
 
 def _anchor(resolved: Resolved, config: Path | None) -> Anchor:
@@ -250,8 +269,27 @@ def _append_summary(result: GateResult) -> None:
         ) from None
 
 
+class Command(TyperCommand):
+    """`gate`, whose last line comes even where an option that there is not ends it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer does it, with our words and our last line for what it refuses."""
+        with last_line_on_errors():
+            try:
+                return super().parse_args(ctx, args)
+            except _USAGE as error:
+                hint = "`arca-diag gate --help` lists every option"
+                raise ArcaError(error.format_message(), hint=hint) from None
+
+
+def tell_error(message: str) -> None:
+    """The last line of a gate that could not be held."""
+    line = error_line(message, time.monotonic() - _BEGUN)
+    stderr().print(Text(line), soft_wrap=True)
+
+
 @contextmanager
-def _last_line_on_errors() -> Iterator[None]:
+def last_line_on_errors() -> Iterator[None]:
     """Messages for what has to be mended, and the last line after them."""
     told = ""
     try:
@@ -263,6 +301,5 @@ def _last_line_on_errors() -> Iterator[None]:
                 raise
     except typer.Exit as ended:
         if ended.exit_code == ExitCode.BAD_INPUT:
-            line = error_line(told, time.monotonic() - _BEGUN)
-            stderr().print(Text(line), soft_wrap=True)
+            tell_error(told)
         raise

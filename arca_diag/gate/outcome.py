@@ -6,6 +6,7 @@
 
 import datetime
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -123,8 +124,9 @@ class GateResult(_Part):
         return [r for r in self.rules if r.status == status]
 
     def to_json(self) -> str:
-        """The document, two-space indented."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+        """The document, two-space indented. No text in it is a CI system's `##command[`."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+        return re.sub("#(?=#)", r"\\u0023", text)
 
 
 def gate_schema() -> dict[str, Any]:

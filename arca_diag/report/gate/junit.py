@@ -33,7 +33,8 @@ def render_junit(result: GateResult) -> str:
         text = "\n".join(f"note: {harmless(note)}" for note in result.notes)
         ElementTree.SubElement(suite, "system-out").text = text
     ElementTree.indent(root)
-    return ElementTree.tostring(root, "utf-8", xml_declaration=True).decode() + "\n"
+    # In ASCII, so that it is what it declares on whatever stdout it is printed to.
+    return ElementTree.tostring(root, "us-ascii", xml_declaration=True).decode() + "\n"
 
 
 _KINDS = ("failure", "error", "skipped")

@@ -5,15 +5,13 @@ import re
 from arca_diag.gate.outcome import Case, GateResult, RuleOutcome
 from arca_diag.report.words import at, count, safe
 
-#: What CI systems read as a command, at a line's start or, some of them, anywhere: GitHub's
-#: `::error::` and `##[group]`, Azure's `##vso[`, TeamCity's `##teamcity[`.
-_COMMAND = re.compile(r"##(\w*)\[|::")
+#: What begins one of GitHub's commands, `::error::`, at a line's start.
+_COLONS = re.compile(r":(?=:)")
 
 
 def harmless(text: str) -> str:
     """One line that no terminal and no CI system reads as a command."""
-    line = safe(" ".join(text.split()))
-    return _COMMAND.sub(lambda m: ": :" if m[0] == "::" else f"## {m[1]}[", line)
+    return _COLONS.sub(": ", safe(" ".join(text.split())))
 
 
 def place(case: Case) -> str:

@@ -14,7 +14,7 @@ from arca_diag.gate.freshness import look_beside
 from arca_diag.gate.loading import Resolved, resolve_policy
 from arca_diag.gate.names import SIGNAL_IDS
 from arca_diag.gate.outcome import Asked, Case, GateResult, Judged, RuleOutcome
-from arca_diag.gate.policy import Policy, Rule
+from arca_diag.gate.policy import NEW_FINDINGS, Policy, Rule
 from arca_diag.gate.reading import read_result
 from arca_diag.gate.scope import Scope, scope_of
 from arca_diag.gate.suppressions import Suppressions
@@ -29,8 +29,6 @@ __all__ = [
     "make_baseline",
     "run_gate",
 ]
-
-_NEW = "baseline-new-findings"
 
 
 def load_policy(file: Path | str | None = None, *, cwd: Path | str | None = None) -> Policy:
@@ -109,10 +107,10 @@ def run_gate(
     suppressions = Suppressions(policy.suppressions, today or datetime.date.today())
 
     outcomes: list[RuleOutcome] = []
-    for name, rule in sorted(policy.active().items(), key=lambda item: item[0] == _NEW):
-        if rule.of == _NEW:  # the last: what is new is known when all else is judged
-            unlike = baseline is not None and comparable is None
-            cases = _new_findings(rule, comparable, outcomes, unlike=unlike)
+    for name, rule in sorted(policy.active().items(), key=lambda item: item[0] == NEW_FINDINGS):
+        if rule.of == NEW_FINDINGS and baseline is not None:
+            # The last: what is new is known when all else is judged.
+            cases = _new_findings(rule, baseline, outcomes, unlike=comparable is None)
         elif rule.kind == "check":
             cases = check_cases(rule, Found(scope=scope, disk=disk, baseline=baseline))
         elif rule.kind == "finding":
@@ -146,7 +144,7 @@ def run_gate(
         },
         rules=outcomes,
         suppressions=suppressions.states(),
-        notes=_notes(scope, suppressions, comparable),
+        notes=_notes(scope, suppressions, comparable, disk),
     )
 
 
@@ -160,7 +158,7 @@ def make_baseline(report: Report, policy: Policy, result: GateResult) -> Baselin
 
 
 def _new_findings(
-    rule: Rule, baseline: Baseline | None, outcomes: list[RuleOutcome], *, unlike: bool
+    rule: Rule, baseline: Baseline, outcomes: list[RuleOutcome], *, unlike: bool
 ) -> list[Case]:
     """Warnings and errors that the baseline does not have, one case each; not suppressed ones."""
     if unlike:
@@ -172,8 +170,6 @@ def _new_findings(
                 action=UNLIKE_ACTION,
             )
         ]
-    if baseline is None:
-        return []
     before = {(f.id, f.signal) for f in baseline.findings}
     return [
         Case(
@@ -213,11 +209,14 @@ def _judged(scope: Scope, baseline: Baseline | None, disk: OnDisk) -> Judged:
         dtype=report.provenance.dtype,
         temperature=report.run.temperature,
         baseline=baseline.run if baseline else None,
+        compared=policy.comparing() if baseline else [],
         compared_with_run=disk.compared,
     )
 
 
-def _notes(scope: Scope, suppressions: Suppressions, baseline: Baseline | None) -> list[str]:
+def _notes(
+    scope: Scope, suppressions: Suppressions, baseline: Baseline | None, disk: OnDisk
+) -> list[str]:
     """What else a reader must know, in words."""
     told = [
         f"the suppression of {s.id} expired on {s.expires} and is not applied: {s.reason}"
@@ -243,6 +242,9 @@ def _notes(scope: Scope, suppressions: Suppressions, baseline: Baseline | None) 
     if unasked:
         ids = ", ".join(dict.fromkeys(unasked))
         told.append(f"no rule in force looks at {ids}, which the report has")
+    if disk.gone:
+        files = f"{len(disk.gone)} recorded inputs, such as {disk.gone[-1]}"
+        told.append(f"not in the run now, and so not compared: {files}")
     if baseline is not None:
         told += baseline.notes(scope)
     return told

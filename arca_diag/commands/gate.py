@@ -59,7 +59,11 @@ def gate(
         Path | None, typer.Option(help="An accepted result to compare with.")
     ] = None,
     update_baseline: Annotated[
-        bool, typer.Option("--update-baseline", help="Write it from this result, if it passes.")
+        bool,
+        typer.Option(
+            "--update-baseline",
+            help="Write it from this result, if that passes, against the old one too.",
+        ),
     ] = False,
     checkpoint: Annotated[
         str | None, typer.Option(metavar="last|all|N", help="Which are judged. (default: last)")
@@ -157,25 +161,20 @@ def _gated(
     file = policy.baseline
     if update and file is None:
         raise ArcaError("--update-baseline without a file", hint="say which: --baseline FILE")
-    if update:
-        # What is compared with the old baseline is not asked of the result that replaces it.
-        compares = [
-            n for n, r in policy.rules.items() if r.relative or n == "baseline-new-findings"
-        ]
-        policy = policy.model_copy(update={"ignore": (*policy.ignore, *compares), "baseline": None})
-    result = run_gate(
-        report,
-        policy,
-        credit=credit,
-        disk=disk,
-        resolved=resolved,
-    )
+    if update and file is not None and not os.path.lexists(file):  # the first: nothing to hold to
+        ignore = (*policy.ignore, *policy.comparing())
+        policy = policy.model_copy(update={"ignore": ignore, "baseline": None})
+    result = run_gate(report, policy, credit=credit, disk=disk, resolved=resolved)
     if update and file is not None:
-        if result.status != "PASSED" or not result.judged.tokens:
-            note = f"{file} was not written: a baseline is an accepted result, and this is not one"
+        worse = [r.id for r in result.failed() if r.id in result.judged.compared]
+        if result.status != "PASSED" or worse or not result.judged.tokens:
+            why = f"{', '.join(worse)} failed" if worse else "this result is not an accepted one"
+            note = f"{file} was not written: {why}; to start a new one all the same, delete it"
         else:
             write_file(file, make_baseline(report, policy, result).to_json())
-            note = f"{shown(file)} was written from this result"
+            held = ", ".join(result.judged.compared)
+            old = f", which passed against the old one ({held})" if held else ""
+            note = f"{shown(file)} was written from this result{old}"
         result = result.model_copy(update={"notes": [*result.notes, note]})
     return result
 

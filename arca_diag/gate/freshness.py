@@ -1,7 +1,7 @@
 """Whether a result is still of the run beside it: recorded hashes against what lies on disk.
 
 A result is often gated where its run is not: then nothing can be compared, and that is said. What
-the run has deleted since (trainers keep their last checkpoints only) is not compared either.
+the run has deleted since (trainers keep their last checkpoints only) is named.
 """
 
 import hashlib
@@ -47,11 +47,12 @@ def look_beside(
             foreign += [f"the run here ({root.name}: {names}) has nothing that the report is of"]
         return OnDisk(foreign=tuple(foreign))
     stale = [f"{name} has changed" for name in shared if _changed(root, name, recorded[name])]
+    gone = [n for n in recorded if n != "tokenizer" and _inside(n) and not (root / n).exists()]
     if shared and len(stale) == len(shared):
         foreign += [f"no recorded input is as it was ({shared[0]} and all others)"]
         return OnDisk(compared=True, foreign=tuple(foreign))
     stale += [] if growing else _newer(there, report)
-    return OnDisk(compared=True, stale=tuple(stale), foreign=tuple(foreign))
+    return OnDisk(compared=True, stale=tuple(stale), gone=tuple(gone), foreign=tuple(foreign))
 
 
 def _tables(folder: Path, report: Report) -> list[str]:
@@ -77,7 +78,12 @@ def _newer(there: tuple[Checkpoint, ...], report: Report) -> list[str]:
 
 def _is_there(root: Path, name: str) -> bool:
     path = root / name
-    return not name.startswith("reference:") and path.exists() and within(path, root)
+    return _inside(name) and path.exists() and within(path, root)
+
+
+def _inside(name: str) -> bool:
+    """Whether an input lay in the run, as far as its name tells."""
+    return not name.startswith("reference:")
 
 
 def _changed(root: Path, name: str, digest: str) -> bool:

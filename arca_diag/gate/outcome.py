@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from arca_diag.degeneracy import Level
 from arca_diag.results import View
 
-Status = Literal["passed", "failed", "inconclusive", "suppressed"]
+#: `skipped`: there was nothing to look at, such as no baseline; it decides nothing.
+Status = Literal["passed", "failed", "inconclusive", "suppressed", "skipped"]
 Verdict = Literal["PASSED", "FAILED", "INCONCLUSIVE"]
 
 
@@ -83,6 +84,7 @@ class Judged(_Part):
     dtype: str
     temperature: float
     baseline: str | None
+    compared: list[str] = Field(description="Rules that compare with the baseline.")
     compared_with_run: bool = Field(description="Whether the run was at hand to compare hashes.")
 
 

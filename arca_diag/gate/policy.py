@@ -22,6 +22,8 @@ RuleLevel = Literal["error", "warn", "note", "off", "as-found", "at-most-warn"]
 Which = Literal["declared", "all"]
 #: An increase or a decrease: 0.05 is in the figure's own unit, "20%" relative to the baseline.
 Change = float | str
+#: The check that compares findings with the baseline's.
+NEW_FINDINGS = "baseline-new-findings"
 #: What a rule is of.
 Kind = Literal["finding", "measurement", "check"]
 
@@ -107,6 +109,10 @@ class Policy(_Part):
             and (not self.select or name in self.select or rule.kind == "check")
             and name not in self.ignore
         }
+
+    def comparing(self) -> list[str]:
+        """Ids of the active rules that compare with a baseline."""
+        return [n for n, r in self.active().items() if r.relative or r.of == NEW_FINDINGS]
 
 
 def relative_part(change: Change) -> float | None:

@@ -118,8 +118,8 @@ def scope_of(report: Report, policy: Policy, credit: str | None = None) -> Scope
         policy=policy,
         credit=declared,
         sharpening=sharpening,
-        labels=tuple(_label(c) for c in chosen),
-        unmeasured=tuple(_label(c) for c in chosen if not c.measured),
+        labels=tuple(label_of(c) for c in chosen),
+        unmeasured=tuple(label_of(c) for c in chosen if not c.measured),
     )
 
 
@@ -172,7 +172,8 @@ def _check_words(report: Report) -> None:
         seen.add(place)
 
 
-def _label(checkpoint: CheckpointInfo) -> Label:
+def label_of(checkpoint: CheckpointInfo) -> Label:
+    """The step, or the name where there is none: how figures name their checkpoint."""
     return checkpoint.name if checkpoint.step is None else checkpoint.step
 
 
@@ -183,7 +184,7 @@ def _chosen(checkpoints: Sequence[CheckpointInfo], asked: Label) -> Sequence[Che
         return checkpoints[-1:]
     found = [c for c in checkpoints if asked in (c.step, c.name)]
     if not found:
-        there = ", ".join(str(_label(c)) for c in checkpoints)
+        there = ", ".join(str(label_of(c)) for c in checkpoints)
         raise ResultError(
             f"the result has no checkpoint {asked}; it has {there or 'none'}",
             hint="give last, all, or one of these with --checkpoint",

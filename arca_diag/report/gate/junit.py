@@ -1,7 +1,8 @@
 """The gate as JUnit XML, which Jenkins, GitLab and Azure show: one test case a rule.
 
 A rule that fails the gate is a failure; one that leaves it open is an error, or skipped where the
-policy lets it pass; what is suppressed, or open without gating, is skipped. A warning that does
+policy lets it pass; what is suppressed, had nothing to look at, or is open without gating is
+skipped. A warning that does
 not gate passes, with its words in system-out. Elements and attributes are those of the schema
 that Jenkins' xUnit plug-in validates with (junit-10.xsd).
 """
@@ -49,7 +50,7 @@ def _case(rule: RuleOutcome, result: GateResult) -> ElementTree.Element:
         _add(case, "failure", rule, rule.level)
     elif rule.holds and fails:
         _add(case, "error", rule, "inconclusive")
-    elif open_ or rule.status == "suppressed":
+    elif open_ or rule.status in ("suppressed", "skipped"):
         _add(case, "skipped", rule, rule.status)
     elif rule.status == "failed":
         ElementTree.SubElement(case, "system-out").text = f"{rule.level}: {_all(rule)}"

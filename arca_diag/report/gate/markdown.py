@@ -26,6 +26,10 @@ def render_markdown(result: GateResult) -> str:
         _rules("Inconclusive", result.of_status("inconclusive")),
         _suppressed(result.of_status("suppressed")),
         "\n".join(f"- {inline(note)}" for note in result.notes),
+        "\n".join(
+            f"- skipped: {inline(f'{rule.id} ({rule.message})')}"
+            for rule in result.of_status("skipped")
+        ),
         _passed(result.of_status("passed")),
     ]
     return _cut("\n\n".join(block for block in blocks if block) + "\n")

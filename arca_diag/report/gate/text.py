@@ -24,6 +24,9 @@ def text_lines(result: GateResult) -> list[Text]:
     out += [Text(f"note: {harmless(note)}") for note in result.notes]
     passed = result.of_status("passed")
     out.append(Text(f"{len(passed)} of {len(result.rules)} rules passed"))
+    if skipped := result.of_status("skipped"):
+        told_ = "; ".join(f"{rule.id} ({rule.message})" for rule in skipped)
+        out.append(Text(f"skipped: {harmless(told_)}"))
     if others := [*result.failed(), *result.of_status("inconclusive")]:
         out.append(Text(f"more on any of them: {others[0].help}"))
     return out

@@ -3,6 +3,7 @@
 import re
 
 from arca_diag.gate.outcome import Case, GateResult, RuleOutcome
+from arca_diag.gate.policy import NEW_FINDINGS
 from arca_diag.report.words import at, count, safe
 
 #: What begins one of GitHub's commands, `::error::`, at a line's start.
@@ -82,5 +83,10 @@ def summary(result: GateResult) -> list[tuple[str, str]]:
         ),
     ]
     if judged.baseline is not None:
-        lines.append(("Baseline", f"a result of {harmless(judged.baseline)}"))
+        figures = [harmless(name) for name in judged.compared if name != NEW_FINDINGS]
+        held = ", ".join(figures) or "no figure: no rule has max-increase or max-decrease"
+        new = "warnings and errors, " if NEW_FINDINGS in judged.compared else ""
+        lines.append(
+            ("Baseline", f"a result of {harmless(judged.baseline)}; compared: {new}{held}")
+        )
     return lines

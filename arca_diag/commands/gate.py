@@ -1,4 +1,4 @@
-"""`arca-diag gate`: a saved result, or a run that is scanned first, held to a policy."""
+"""`arca-diag gate`: a saved result, or a run that is scanned if need be, held to a policy."""
 
 import os
 import time
@@ -43,9 +43,7 @@ _USAGE: Any = typer.BadParameter.__mro__[1]
 def gate(
     target: Annotated[
         Path,
-        typer.Argument(
-            metavar="DIR|RUN", help="A result folder; or a run, which is scanned first."
-        ),
+        typer.Argument(metavar="DIR|RUN", help="A result folder; or a run, scanned if need be."),
     ],
     config: Annotated[
         Path | None,

@@ -96,15 +96,11 @@ def _of_signal(rule: Rule, scope: Scope, label: Label, signal: str) -> list[Case
         return [_unknown(rule, label, signal, view, VOID, VOID_ACTION)]
     causes = [cause for cause in verdict.causes if cause != _INERT]
     chain = [*causes, *([DEGENERATE[verdict.regime]] if verdict.regime in DEGENERATE else [])]
-    if rule.of in chain:
+    if verdict.regime in _classes(rule) or rule.of in causes:
         first = chain[0] == rule.of and _INERT not in verdict.causes
         level = level_of(verdict.regime, causes, declared=first)
         return [_there(rule, scope, verdict, level)]
-    if (
-        rule.of in REGIME_IDS
-        and verdict.regime in _OPEN
-        and not _surely_not(rule.of, verdict, scope)
-    ):
+    if rule.of in REGIME_IDS and verdict.regime in _OPEN and not _surely_not(rule, verdict, scope):
         why = verdict.settled_by.reason if verdict.settled_by else f"the regime is {verdict.regime}"
         return [_unknown(rule, label, signal, view, why)]
     for skipped in scope.report.skipped:
@@ -114,7 +110,13 @@ def _of_signal(rule: Rule, scope: Scope, label: Label, signal: str) -> list[Case
     return []
 
 
-def _surely_not(regime_id: str, verdict: Verdict, scope: Scope) -> bool:
+def _classes(rule: Rule) -> list[str]:
+    """The regimes that a rule counts; none if its finding is not one of them."""
+    classes = [name for name, found in DEGENERATE.items() if found == rule.of]
+    return [name for name in classes if not rule.regimes or name in rule.regimes]
+
+
+def _surely_not(rule: Rule, verdict: Verdict, scope: Scope) -> bool:
     """Whether a regime that is not settled is surely none of these: too few completions of them.
 
     The sum of the upper limits bounds the share of the classes together; the cut is the one that
@@ -123,7 +125,7 @@ def _surely_not(regime_id: str, verdict: Verdict, scope: Scope) -> bool:
     """
     if verdict.settled_by is None or verdict.settled_by.clusters_more is None:
         return False
-    classes = [name for name, found in DEGENERATE.items() if found == regime_id]
+    classes = _classes(rule)
     highs = [verdict.shares[name].high for name in classes if name in verdict.shares]
     known = [high for high in highs if high is not None]
     cuts = {cut.id: cut.value for cut in scope.report.thresholds}

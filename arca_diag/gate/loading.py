@@ -12,11 +12,14 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from arca_diag.config import GATE_PREFIX
+from arca_diag.degeneracy import DEGENERATE
 from arca_diag.errors import ConfigError
 from arca_diag.gate.names import (
     CHECK_IDS,
     FIGURES,
     FINDING_IDS,
+    REGIME_IDS,
     SIGNAL_IDS,
     SIGNALS,
     check_keys,
@@ -40,9 +43,11 @@ _OF_RULES = (
     "max_decrease",
     "aggregate",
     "signals",
+    "regimes",
     "view",
     "against",
 )
+_NOT_FIELDS = ("finding", "measurement", "signals", "regimes")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 _BOUNDS = ("max", "min", "max_increase", "max_decrease")
 
@@ -118,7 +123,14 @@ def resolve_policy(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Resolved:
 
 
 def _where(origin: str) -> str:
-    return f"{origin} [gate]" if origin.endswith(".toml") else origin
+    """Where a value stands, in words."""
+    words = {"flag": "the command line", "environment": f"the environment ({GATE_PREFIX}*)"}
+    return f"{origin} [gate]" if origin.endswith(".toml") else words.get(origin, origin)
+
+
+def _spelled(key: str) -> str:
+    """A key as the documentation writes it."""
+    return key.replace("_", "-")
 
 
 def _plain_keys(table: object, origin: str) -> dict[str, Any]:
@@ -176,10 +188,12 @@ def _rule(name: str, value: object, where: str) -> Rule:
     if given.get("level", "error") not in _LEVELS:
         raise unknown("level", given["level"], _LEVELS, where)
     _check_signals(given.get("signals", "all"), where)
+    if "regimes" in given:
+        _check_regimes(given["regimes"], of, where)
     unread = _unread(kind, of, given)
     if unread:
         raise ConfigError(
-            f"{where}: {unread.replace('_', '-')} says nothing here: {of} is "
+            f"{where}: {_spelled(unread)} says nothing here: {of} is "
             + (
                 "one of the gate's own checks" if kind == "check" else "of the run, not of a signal"
             ),
@@ -189,12 +203,13 @@ def _rule(name: str, value: object, where: str) -> Rule:
     off = given.get("level") == "off"
     if kind != "measurement" and (bounds or "against" in given):
         raise ConfigError(
-            f"{where}: {bounds[0] if bounds else 'against'} is for a figure, and this is a {kind}",
+            f"{where}: {_spelled(bounds[0]) if bounds else 'against'} is for a figure, and this is a {kind}",
             hint='name the figure: measurement = "gini_corrected", say',
         )
     if kind == "measurement" and not bounds and not off:
         raise ConfigError(
-            f"{where}: a figure needs a bound", hint=f"give one of {', '.join(_BOUNDS)}"
+            f"{where}: a figure needs a bound",
+            hint=f"give one of {', '.join(map(_spelled, _BOUNDS))}",
         )
     if kind == "measurement" and given.get("level") in ("as-found", "at-most-warn"):
         raise ConfigError(f"{where}: a figure has no level of its own: give error, warn or note")
@@ -206,13 +221,16 @@ def _rule(name: str, value: object, where: str) -> Rule:
         return Rule(
             kind=kind,
             of=of,
-            **{k: v for k, v in given.items() if k not in ("finding", "measurement", "signals")},
+            **{k: v for k, v in given.items() if k not in _NOT_FIELDS},
             signals=tuple(signals) if isinstance(signals, list) else signals,
+            regimes=tuple(given.get("regimes", ())),
         )
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][:1])
-        raise ConfigError(f"{where}: {key}: {first['msg']}, found {first['input']!r:.80}") from None
+        raise ConfigError(
+            f"{where}: {_spelled(key)}: {first['msg']}, found {first['input']!r:.80}"
+        ) from None
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
 
@@ -265,6 +283,8 @@ def _subject(name: str, given: Mapping[str, Any], where: str) -> tuple[Kind, str
 
 def _check_signals(signals: object, where: str) -> None:
     if isinstance(signals, str):
+        if signals in SIGNALS:
+            raise ConfigError(f"{where}: signals is no list", hint=f'write signals = ["{signals}"]')
         if signals not in ("all", "declared"):
             raise unknown("signals", signals, ("all", "declared"), where)
         return
@@ -273,6 +293,20 @@ def _check_signals(signals: object, where: str) -> None:
     for signal in signals:
         if signal not in SIGNALS:
             raise unknown("signal", signal, SIGNALS, where)
+
+
+def _check_regimes(regimes: object, of: str, where: str) -> None:
+    known = [regime for regime, found in DEGENERATE.items() if found == of]
+    if not known:
+        raise ConfigError(
+            f"{where}: regimes says nothing here: {of} is no finding on regimes",
+            hint=f"a rule on {', '.join(REGIME_IDS)} can have it",
+        )
+    if not isinstance(regimes, list) or not regimes:
+        raise ConfigError(f"{where}: regimes is not a list", hint=f'for example ["{known[0]}"]')
+    for regime in regimes:
+        if regime not in known:
+            raise unknown("regime", regime, known, where)
 
 
 def _suppressions(value: object, where: str) -> list[Suppression]:
@@ -338,7 +372,7 @@ def _refused(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
     if not key:
         return ConfigError(f"the policy: {says}", hint="mend select, ignore or the rules' levels")
     return ConfigError(
-        f"{key.replace('_', '-')} (from {origins.get(key, 'default')}): {says}, "
+        f"{_spelled(key)} (from {origins.get(key, 'default')}): {says}, "
         f"found {first['input']!r:.80}",
         hint="`arca-diag config init` shows every key with its default",
     )

@@ -50,6 +50,9 @@ class Rule(_Part):
     max_decrease: Change | None = None
     aggregate: Literal["any", "all", "last"] = "any"
     signals: Which | tuple[str, ...] = "all"
+    regimes: tuple[str, ...] = Field(
+        default=(), description="Of a finding on regimes: those that it counts; none: all it has."
+    )
     view: View | None = Field(default=None, description="Null: the policy's view.")
     against: str | None = Field(default=None, description="What a figure compares with.")
 

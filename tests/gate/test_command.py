@@ -1,12 +1,16 @@
 """The command on hand-made results: what it writes, says and leaves alone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from arca_diag.cli import app
-from tests.gate import figure, finding, report, write
+from arca_diag.config import ScanConfig
+from arca_diag.errors import ArcaError
+from arca_diag.pipeline import Diagnosis
+from tests.gate import figure, finding, report, run_with_result, write
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +28,62 @@ def gate(*arguments: str) -> Result:
 def gini(value: float) -> Path:
     made = report(figures=(figure(value=value, low=value - 0.01, high=value + 0.01),))
     return write(Path(f"gini-{value}"), made)
+
+
+class TestARun:
+    @pytest.fixture
+    def scans(self, monkeypatch: pytest.MonkeyPatch) -> list[ScanConfig]:
+        """What was asked of a scan: none is made."""
+        asked: list[ScanConfig] = []
+
+        def diagnose(config: ScanConfig, progress: object) -> Diagnosis:
+            asked.append(config)
+            if config.base is None:
+                raise ArcaError("no base model", hint="give one with --base")
+            return Diagnosis(report=report(), folder=Path("x"), did="measured")
+
+        monkeypatch.setattr("arca_diag.pipeline.diagnose", diagnose)
+        return asked
+
+    @pytest.mark.parametrize("options", [(), ("--credit", "residual")])
+    def test_its_finished_result_is_gated_as_it_is(
+        self, scans: list[ScanConfig], options: tuple[str, ...]
+    ) -> None:
+        folder, _ = run_with_result(Path("run"))
+        kept = (folder / "report.json").read_bytes()
+        Path("run").rename("moved")
+        done = gate("moved", *options)
+        assert done.exit_code == 0, done.output
+        assert not scans
+        assert (Path("moved/arca-diag/report.json")).read_bytes() == kept
+
+    def test_a_changed_one_is_inconclusive_and_not_scanned_over(
+        self, scans: list[ScanConfig]
+    ) -> None:
+        run_with_result(Path("run"))
+        Path("run/checkpoint-20/adapter_model.safetensors").write_bytes(b"others")
+        assert gate("run").exit_code == 3
+        assert not scans
+
+    @pytest.mark.parametrize("lacks", ["a checkpoint", "its end", "all"])
+    def test_what_is_missing_is_scanned(self, scans: list[ScanConfig], lacks: str) -> None:
+        folder, _ = run_with_result(Path("run"))
+        if lacks == "a checkpoint":
+            shutil.copytree("run/checkpoint-20", "run/checkpoint-40")
+        elif lacks == "its end":
+            (folder / "report.json").unlink()
+        else:
+            shutil.rmtree(folder)
+        Path("arca.toml").write_text('base = "here"\n', "utf-8")
+        assert gate("run").exit_code == 0
+        assert len(scans) == 1
+
+    def test_what_a_scan_asks_for_can_be_given_to_a_scan(self, scans: list[ScanConfig]) -> None:
+        folder, _ = run_with_result(Path("run"))
+        shutil.rmtree(folder)
+        done = gate("run")
+        assert done.exit_code == 2
+        assert "`arca-diag scan run` has an option for it" in done.stderr
 
 
 class TestUpdatingABaseline:

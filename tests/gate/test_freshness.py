@@ -1,7 +1,5 @@
 """Whether a result is still of the run beside it, on hand-made runs."""
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,25 +10,7 @@ from arca_diag.gate.freshness import look_beside
 from arca_diag.gating import run_gate
 from arca_diag.report.gate.junit import render_junit
 from arca_diag.report.gate.text import text_lines
-from arca_diag.results import Report
-from tests.gate import policy, report, rule_of, write
-
-
-def run_with_result(root: Path, **parts: object) -> tuple[Path, Report]:
-    """A run of two checkpoints, and where a scan leaves it the result that is of them."""
-    inputs = {}
-    for step in (10, 20):
-        folder = root / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        (folder / "adapter_config.json").write_text("{}", "utf-8")
-        (folder / "adapter_model.safetensors").write_bytes(b"weights %d" % step)
-        weights = hashlib.sha256(b"weights %d" % step)
-        inputs[folder.name] = weights.hexdigest()
-        inputs[f"{folder.name}/adapter_config.json"] = hashlib.sha256(b"{}").hexdigest()
-    document = json.loads(report().to_json())
-    document["provenance"]["inputs"] = inputs
-    made = Report.from_json(json.dumps(document | parts))
-    return write(root / "arca-diag", made), made
+from tests.gate import policy, report, rule_of, run_with_result, write
 
 
 @pytest.mark.parametrize("named", [".", "../arca-diag", "report.json"])

@@ -11,7 +11,7 @@ import arca_diag
 from arca_diag.errors import ConfigError, ResultError
 from arca_diag.gate.checks import OnDisk
 from arca_diag.gating import run_gate
-from tests.gate import figure, finding, gated, policy, report, rule_of, verdict, write
+from tests.gate import CLASSES, figure, finding, gated, policy, report, rule_of, verdict, write
 
 TODAY = datetime.date(2026, 6, 1)
 
@@ -173,6 +173,23 @@ class TestCredit:
         assert gated(report(verdicts=self.SPARSE), table).exit_code == 0
         table = {"rules": {"credit-sparse": {"level": "error", "signals": "declared"}}}
         assert gated(report(verdicts=self.SPARSE), table).exit_code == 0
+
+    @pytest.mark.parametrize(("regime", "code"), [("sparse", 1), ("leaning-sparse", 0)])
+    def test_a_rule_can_be_of_sparse_alone(self, regime: str, code: int) -> None:
+        made = report(verdicts=(verdict("surprisal", regime),), credit="surprisal")
+        rule = {"level": "error", "signals": "declared", "regimes": ["sparse"]}
+        assert gated(made, {"rules": {"credit-sparse": rule}}).exit_code == code
+        assert gated(made, {"rules": {"credit-sparse": "error"}}).exit_code == 1
+
+    def test_what_may_lean_and_is_surely_not_sparse_is_not_open(self) -> None:
+        shares = {name: {"value": 0.0, "low": 0.0, "high": 0.1} for name in CLASSES}
+        shares |= {"leaning-sparse": {"value": 0.5, "low": 0.2, "high": 0.8}}
+        leaning = verdict("surprisal", "inconclusive", shares=shares)
+        made = report(verdicts=(leaning,), credit="surprisal")
+        rule = {"level": "error", "signals": "declared"}
+        assert gated(made, {"rules": {"credit-sparse": rule}}).exit_code == 3
+        rule |= {"regimes": ["sparse"]}
+        assert gated(made, {"rules": {"credit-sparse": rule}}).exit_code == 0
 
     def test_strict_judges_every_signal_at_every_checkpoint(self) -> None:
         made = report(verdicts=(verdict("divergence", "uniform", checkpoint=10),))

@@ -303,9 +303,17 @@ def _known(key: str, origin: str) -> str:
     fields = [name for name in ScanConfig.model_fields if name != "run"]
     if key in ScanConfig.model_fields and (key != "run" or origin == "flag"):
         return key
+    if origin not in ("environment", "flag"):
+        fields.append("gate")
     near = difflib.get_close_matches(key, fields, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(fields)}"
-    raise ConfigError(f"unknown key {key!r} in {origin}", hint=hint)
+    gate = "those of the gate's policy stand below [gate]"
+    name, known = repr(key), fields
+    if origin == "environment":
+        name, known = PREFIX + key.upper(), [PREFIX + field.upper() for field in fields]
+        gate = f"those of the gate's policy begin with {GATE_PREFIX}"
+    meant = known[fields.index(near[0])] if near else ""
+    hint = f"did you mean {meant}?" if near else f"known keys: {', '.join(known)}; {gate}"
+    raise ConfigError(f"unknown key {name} in {origin}", hint=hint)
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -139,8 +139,8 @@ def _rule(name: str, rule: Rule, says: str) -> str:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, tuple):
-        return json.dumps(list(value))
+    if isinstance(value, list | tuple):
+        return json.dumps(value)
     return json.dumps(value if isinstance(value, int | float | str | bool) else str(value))
 
 
@@ -185,6 +185,8 @@ def _in_force(run: Path, file: Path | None, profile: str | None) -> list[tuple[s
     out += [("", "", ""), ("", "[gate.rules]", "")]
     for name, rule in found.policy.rules.items():
         asked = rule.model_dump(exclude_defaults=True, exclude={"kind", "of"}, mode="json")
+        if name != rule.of:
+            asked = {rule.kind: rule.of, **asked}
         told = ", ".join(f"{k.replace('_', '-')} = {_toml(v)}" for k, v in asked.items())
         level = f"level = {_toml(rule.level)}"
         told = told if "level" in asked else ", ".join(p for p in (level, told) if p)

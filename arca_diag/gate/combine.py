@@ -8,6 +8,7 @@ from arca_diag.explanations.gate import CHECKS
 from arca_diag.gate.outcome import Case, RuleOutcome, Status, Verdict
 from arca_diag.gate.policy import FailOn, Policy, Rule
 
+_FIGURES = "report.json has the figure at every checkpoint; the README says what it is"
 _SAYS = {e.id: e.says for e in (*EXPLANATIONS, *CHECKS)}
 _LEVELS = ("error", "warn", "note")
 _GATING: dict[FailOn, tuple[str, ...]] = {"error": _LEVELS[:1], "warn": _LEVELS[:2], "never": ()}
@@ -53,7 +54,7 @@ def outcome(
         holds=status == "inconclusive" and gates,
         message=message,
         action=deciding[0].action if deciding else None,
-        help=f"arca-diag explain {rule.of}" if says else "arca-diag gate: see report.json",
+        help=f"arca-diag explain {rule.of}" if says else _FIGURES,
         origin=origin,
         cases=list(cases),
     )

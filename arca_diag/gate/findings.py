@@ -134,12 +134,17 @@ def _surely_not(rule: Rule, verdict: Verdict, scope: Scope) -> bool:
 
 
 def _there(rule: Rule, scope: Scope, verdict: Verdict, level: Level) -> Case:
-    """A fault of a signal, in the report's own words where it has any for this view."""
+    """A fault of a signal, in the report's own words where it has any for this view.
+
+    Of a credit that is declared anew they would say what if.
+    """
+    anew = verdict.signal == scope.credit != scope.report.provenance.options.get("credit")
     words = next(
         (
             f
             for f in scope.report.findings
-            if (f.id, f.checkpoint, f.signal) == (rule.of, verdict.checkpoint, verdict.signal)
+            if not anew
+            and (f.id, f.checkpoint, f.signal) == (rule.of, verdict.checkpoint, verdict.signal)
             and f.evidence.get("view") == verdict.view
         ),
         None,

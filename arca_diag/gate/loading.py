@@ -203,7 +203,7 @@ def _rule(name: str, value: object, where: str) -> Rule:
     off = given.get("level") == "off"
     if kind != "measurement" and (bounds or "against" in given):
         raise ConfigError(
-            f"{where}: {_spelled(bounds[0]) if bounds else 'against'} is for a figure, and this is a {kind}",
+            f"{where}: {_spelled([*bounds, 'against'][0])} is for a figure, and this is a {kind}",
             hint='name the figure: measurement = "gini_corrected", say',
         )
     if kind == "measurement" and not bounds and not off:

@@ -1,6 +1,7 @@
 """`config init` writes what holds; `config show` says where each value came from."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,20 @@ class TestShow:
             "expires = 2030-01-01",
         ):
             assert line in shown.splitlines(), line
+
+    def test_what_it_prints_of_the_gate_is_a_file_that_says_the_same(self, desk: Path) -> None:
+        (desk / "arca.toml").write_text(
+            '[gate.rules]\ndrift = { measurement = "mean", max-increase = "20%", '
+            'signals = ["surprisal", "residual"] }\n'
+            '"credit-sparse" = { signals = "declared", regimes = ["sparse"] }\n',
+            "utf-8",
+        )
+        (name, table), *_ = config_tables()
+        before = resolve_policy([(name, table["gate"])]).policy
+        shown = run("show").stdout
+        text = shown[shown.index("[gate]") :]
+        text = "\n".join(line for line in text.splitlines() if " = not set" not in line)
+        assert resolve_policy([("x.toml", tomllib.loads(text)["gate"])]).policy == before
 
     def test_a_typo_exits_2_with_the_nearest_name(self, desk: Path) -> None:
         (desk / "arca.toml").write_text("[gate]\nfail-onn = 'warn'\n", "utf-8")

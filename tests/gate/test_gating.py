@@ -174,6 +174,22 @@ class TestCredit:
         table = {"rules": {"credit-sparse": {"level": "error", "signals": "declared"}}}
         assert gated(report(verdicts=self.SPARSE), table).exit_code == 0
 
+    def test_a_credit_declared_at_the_gate_is_not_told_as_what_if(self) -> None:
+        said = finding(
+            "credit-sparse",
+            "note",
+            checkpoint=20,
+            signal="surprisal",
+            message="if you weighted by surprisal",
+            evidence={"view": "on-policy"},
+        )
+        made = report(verdicts=(verdict("surprisal", "sparse"),), findings=(said,))
+        strict = gated(made, profile="strict")
+        assert rule_of(strict, "credit-sparse").message == "if you weighted by surprisal"
+        declared = rule_of(run_gate(made, credit="surprisal"), "credit-sparse")
+        assert "if you" not in declared.message
+        assert declared.message.startswith("surprisal: ")
+
     @pytest.mark.parametrize(("regime", "code"), [("sparse", 1), ("leaning-sparse", 0)])
     def test_a_rule_can_be_of_sparse_alone(self, regime: str, code: int) -> None:
         made = report(verdicts=(verdict("surprisal", regime),), credit="surprisal")

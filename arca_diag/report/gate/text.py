@@ -27,8 +27,9 @@ def text_lines(result: GateResult) -> list[Text]:
     if skipped := result.of_status("skipped"):
         told_ = "; ".join(f"{rule.id} ({rule.message})" for rule in skipped)
         out.append(Text(f"skipped: {harmless(told_)}"))
-    if others := [*result.failed(), *result.of_status("inconclusive")]:
-        out.append(Text(f"more on any of them: {others[0].help}"))
+    others = [*result.failed(), *result.of_status("inconclusive")]
+    if explained := [r.of for r in others if r.kind != "measurement"]:
+        out.append(Text(f"more on any of them: arca-diag explain {explained[0]}"))
     return out
 
 

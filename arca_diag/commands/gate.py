@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,14 +126,20 @@ def gate(
     with last_line_on_errors():
         say_more(verbose)
         asked = outputs(formats or [], output)
-        resolved = policy_of(target, flags, config)
-        _check_outputs(asked, target, resolved, config, update=update_baseline)
-        with progress_bar() as progress:
-            held = hold(target, judging, config, progress)
-        result = _gated(
-            held.report, resolved, disk=held.disk, credit=held.credit, update=update_baseline
-        )
-        _publish(result, asked, _anchor(resolved, config))
+        read = [target / REPORT, target, *([config] if config else map(Path, FILES))]
+        _check_outputs(asked, [*read, *([baseline] if baseline else [])])
+        with _errors_written(asked):
+            resolved = policy_of(target, flags, config)
+            named = [resolved.policy.baseline] if resolved.policy.baseline else []
+            _check_outputs(asked, named)
+            if update_baseline:
+                check_not_read(named, read)
+            with progress_bar() as progress:
+                held = hold(target, judging, config, progress)
+            result = _gated(
+                held.report, resolved, disk=held.disk, credit=held.credit, update=update_baseline
+            )
+            _publish(result, asked, _anchor(resolved, config))
     raise typer.Exit(ExitCode.DONE if exit_zero else result.exit_code)
 
 
@@ -177,17 +183,9 @@ def _gated(
     return result
 
 
-def _check_outputs(
-    asked: list[Output], target: Path, resolved: Resolved, config: Path | None, *, update: bool
-) -> None:
+def _check_outputs(asked: list[Output], read: list[Path]) -> None:
     """Check that no output is the report, the policy or the baseline, which are read."""
-    file = resolved.policy.baseline
-    baseline = [] if file is None else [file]
-    read = [target / REPORT, target, *([config] if config else map(Path, FILES))]
-    outs = [one.file for one in asked if one.file is not None]
-    check_not_read(outs, [*read, *baseline])
-    if update:
-        check_not_read(baseline, read)
+    check_not_read([one.file for one in asked if one.file is not None], read)
 
 
 def _anchor(resolved: Resolved, config: Path | None) -> Anchor:
@@ -264,6 +262,27 @@ def _append_summary(result: GateResult) -> None:
         raise ArcaError(
             f"GITHUB_STEP_SUMMARY: {summary} cannot be written: {error.strerror}"
         ) from None
+
+
+@contextmanager
+def _errors_written(asked: list[Output]) -> Iterator[None]:
+    """Where an error ends the gate, no output of an earlier one is left to be taken for it."""
+    try:
+        yield
+    except ArcaError as error:
+        from arca_diag.report.gate.error import render_error
+
+        message = f"{error} -- do: {error.hint}" if error.hint else str(error)
+        for one in asked:
+            text = render_error(one.format, message)
+            with suppress(ArcaError, OSError):  # it may be the very file that cannot be written
+                if one.file is None and one.format != "text":
+                    print_raw(text or "")
+                elif one.file is not None and text is not None:
+                    write_file(one.file, text)
+                elif one.file is not None and one.file.is_file():
+                    one.file.unlink()
+        raise
 
 
 class Command(TyperCommand):

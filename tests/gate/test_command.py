@@ -125,3 +125,29 @@ class TestUpdatingABaseline:
         gate(good, *self.UPDATE)
         done = gate(good, "--baseline", "b.json")
         assert "compared: warnings and errors, no figure: no rule has max-increase" in done.stdout
+
+
+class TestAnError:
+    def test_no_file_of_an_earlier_gate_is_left_to_be_taken_for_its_own(self) -> None:
+        result = str(write(Path("result"), report()))
+        files = {"sarif": "a.sarif", "junit": "a.xml", "json": "a.json", "markdown": "a.md"}
+        asked = [part for name, file in files.items() for part in ("--format", f"{name}={file}")]
+        assert gate(result, *asked).exit_code == 0
+        Path("arca.toml").write_text("[gate]\nmin-cluster = 9\n", "utf-8")
+        done = gate(result, *asked, "--format", "github")
+        assert done.exit_code == 2
+        assert done.stdout.startswith("::error title=arca-diag::arca.toml [gate]: unknown key")
+        assert not Path("a.json").exists()
+        assert '"executionSuccessful": false' in Path("a.sarif").read_text("utf-8")
+        for file in ("a.xml", "a.md", "a.sarif"):
+            assert "did you mean min-clusters?" in Path(file).read_text("utf-8"), file
+
+    @pytest.mark.parametrize("name", ["arca.toml", "result/report.json", "b.json"])
+    def test_nor_is_what_the_gate_reads_written_over(self, name: str) -> None:
+        write(Path("result"), report())
+        Path("arca.toml").write_text("[gate]\nmin-cluster = 9\n", "utf-8")
+        Path("b.json").write_text("{}", "utf-8")
+        before = Path(name).read_bytes()
+        done = gate("result", "--baseline", "b.json", "--format", f"junit={name}")
+        assert done.exit_code == 2
+        assert Path(name).read_bytes() == before

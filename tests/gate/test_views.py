@@ -12,6 +12,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped
 from arca_diag.gate.outcome import GateResult
 from arca_diag.gating import run_gate
 from arca_diag.report.gate.anchor import Anchor, lines_of
+from arca_diag.report.gate.error import render_error
 from arca_diag.report.gate.github import render_github
 from arca_diag.report.gate.junit import render_junit
 from arca_diag.report.gate.markdown import MOST_BYTES, inline, render_markdown
@@ -69,7 +70,7 @@ SARIF = closed(
     runs={
         "type": "array",
         "items": closed(
-            ["tool", "results"],
+            ["tool"],
             automationDetails=closed([], id={"type": "string"}),
             columnKind={"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
             invocations={
@@ -78,6 +79,10 @@ SARIF = closed(
                     ["executionSuccessful"],
                     executionSuccessful={"type": "boolean"},
                     exitCode={"type": "integer"},
+                    toolExecutionNotifications={
+                        "type": "array",
+                        "items": closed(["message"], level=LEVEL, message=TEXT),
+                    },
                 ),
             },
             tool=closed(
@@ -424,3 +429,32 @@ def test_a_verdict_is_told_with_its_place() -> None:
     made = report(verdicts=(verdict("surprisal", "sparse"),), credit="surprisal")
     lines = [line.plain for line in text_lines(gated(made, fail_on="warn"))]
     assert any("step 20, surprisal, on-policy" in line for line in lines)
+
+
+class TestErrors:
+    """What stands where an outcome would, had the gate been held."""
+
+    def test_junit_has_one_error(self) -> None:
+        text = render_error("junit", HOSTILE)
+        assert text is not None
+        check_jenkins(ElementTree.fromstring(text))
+        (suite,) = JUnitXml.fromstring(text.encode())
+        (case,) = suite
+        assert [type(entry) for entry in case.result] == [Error]
+
+    def test_sarif_says_that_it_was_not_held_and_not_that_nothing_was_found(self) -> None:
+        document = json.loads(render_error("sarif", HOSTILE) or "")
+        jsonschema.Draft202012Validator(SARIF).validate(document)
+        (run,) = document["runs"]
+        assert not run["invocations"][0]["executionSuccessful"]
+        assert "results" not in run
+
+    def test_for_people_and_for_github_it_is_one_line(self) -> None:
+        (line,) = (render_error("github", HOSTILE) or "").splitlines()
+        assert line.startswith("::error title=arca-diag::")
+        assert line.count("::") == 2
+        assert len((render_error("text", HOSTILE) or "").splitlines()) == 1
+        assert (render_error("markdown", HOSTILE) or "").startswith("## arca-diag: ERROR\n")
+
+    def test_json_has_none(self) -> None:
+        assert render_error("json", "x") is None

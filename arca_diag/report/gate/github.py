@@ -39,6 +39,11 @@ def render_github(result: GateResult, anchor: Anchor) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def told_error(message: str) -> str:
+    """The command for a gate that could not be held."""
+    return f"::error title=arca-diag::{_data(message)}\n"
+
+
 def _command(word: str, rule: RuleOutcome, anchor: Anchor) -> str:
     title = f"arca-diag {rule.id}"
     if rule.status == "inconclusive":

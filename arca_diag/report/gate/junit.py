@@ -33,8 +33,12 @@ def render_junit(result: GateResult) -> str:
     if result.notes:
         text = "\n".join(f"note: {harmless(note)}" for note in result.notes)
         ElementTree.SubElement(suite, "system-out").text = text
+    return document(root)
+
+
+def document(root: ElementTree.Element) -> str:
+    """The text of a document; in ASCII, so that it is what it declares on whatever stdout."""
     ElementTree.indent(root)
-    # In ASCII, so that it is what it declares on whatever stdout it is printed to.
     return ElementTree.tostring(root, "us-ascii", xml_declaration=True).decode() + "\n"
 
 

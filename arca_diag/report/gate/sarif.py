@@ -55,12 +55,12 @@ def _descriptor(rule: RuleOutcome) -> dict[str, Any]:
         text, actions = f"A figure of report.json, held by the policy to: {bound}.", []
     else:
         short, text, actions = entry.says, entry.meaning, list(entry.actions)
-    steps = "".join(f"\n- {_plain(action)}" for action in actions)
+    steps = "".join(f"\n- {plain(action)}" for action in actions)
     return {
         "id": harmless(rule.id),
-        "shortDescription": {"text": _plain(short)},
-        "fullDescription": {"text": _plain(text)},
-        "help": {"text": f"{_plain(text)}{steps}\n\n{_plain(rule.help)}"},
+        "shortDescription": {"text": plain(short)},
+        "fullDescription": {"text": plain(text)},
+        "help": {"text": f"{plain(text)}{steps}\n\n{plain(rule.help)}"},
         "defaultConfiguration": {"level": _LEVELS[entry.levels[0] if entry else rule.level]},
     }
 
@@ -84,7 +84,7 @@ def _results(rule: RuleOutcome, index: int, anchor: Anchor) -> Iterable[dict[str
             "ruleIndex": index,
             "kind": "open" if first.status == "inconclusive" else "fail",
             "level": "none" if first.status == "inconclusive" else _LEVELS[first.level],
-            "message": {"text": _plain(text)},
+            "message": {"text": plain(text)},
             "locations": [
                 {
                     "physicalLocation": {
@@ -105,7 +105,7 @@ def _results(rule: RuleOutcome, index: int, anchor: Anchor) -> Iterable[dict[str
         yield found
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text without what SARIF reads in a message: embedded links and placeholders."""
     for sign in ("\\", "[", "]"):
         text = text.replace(sign, f"\\{sign}")

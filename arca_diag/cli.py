@@ -272,7 +272,7 @@ def explain(
         str | None, typer.Argument(metavar="ID", help="Of a finding, a regime or a threshold.")
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="Print the id of every finding and regime instead.")
+        bool, typer.Option("--list", help="Print the id of every finding, regime and gate's check.")
     ] = False,
 ) -> None:
     """Say what a finding or a regime means, how it is measured, by what cuts, and what to do."""
@@ -314,7 +314,7 @@ def _scan(flags: dict[str, Any], as_json: bool, loudness: int, gate_at: str | No
             from arca_diag.report.console import print_report
 
             folder = shown(diagnosis.folder)
-            next_command = f"python -m json.tool {folder}/report.json | less"
+            next_command = f"arca-diag gate {folder}"
             print_report(stdout(), diagnosis.report, folder, next_command)
         if policy is not None:
             raise typer.Exit(gate_a_scan(diagnosis.report, policy, to_stderr=as_json))

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -16,7 +17,7 @@ from arca_diag.config import ScanConfig
 from arca_diag.errors import ConfigError
 from arca_diag.explanations import EXPLANATIONS
 from arca_diag.explanations.gate import CHECKS
-from arca_diag.gate.names import SIGNAL_IDS
+from arca_diag.gate.names import FIGURES, SIGNAL_IDS
 from arca_diag.gate.policy import Policy, Rule
 from arca_diag.gate.profiles import rules_of, settings_of
 from arca_diag.report.words import safe
@@ -34,7 +35,7 @@ _HELP = {
     "view": "judged: on-policy or fixed-set",
     "min_clusters": "fewer prompts at a judged checkpoint are inconclusive",
     "min_tokens": "fewer counted tokens at a judged checkpoint are inconclusive",
-    "baseline": "file of an accepted result to compare with",
+    "baseline": "file of an accepted result to compare with, from the working directory",
     "select": "only these rules, and the gate's own checks",
     "ignore": "all but these rules",
 }
@@ -101,7 +102,8 @@ def file_text(option_help: Mapping[str, str]) -> str:
     lines += [
         "",
         "# Rules: a level (error, warn, note, off, as-found, at-most-warn), or a table. A rule on",
-        "# a signal that names none judges every one, whatever credit the run declares.",
+        "# signals that is a level alone, or names none, judges all, whatever the run declares;",
+        '# with signals = "declared" its credit alone; regimes = ["sparse"] omits leaning-sparse.',
         "[gate.rules]",
     ]
     says = {e.id: e.says for e in (*EXPLANATIONS, *CHECKS)}
@@ -110,13 +112,16 @@ def file_text(option_help: Mapping[str, str]) -> str:
         "# A figure of report.json needs a bound: max, min, max-increase, max-decrease; the last",
         '# two need a baseline, and "20%" is relative to it. aggregate: any, all, or last.',
         '# "gini_corrected" = { level = "error", max = 0.85, signals = ["surprisal"] }',
-        '# "mean" = { level = "warn", max-increase = "20%", signals = ["surprisal"] }',
+        '# "mean" = { level = "warn", max-increase = "20%", signals = ["surprisal"] }  # score',
+        "# The figures, which the README explains:",
+        *textwrap.wrap(", ".join(FIGURES), 98, initial_indent="#   ", subsequent_indent="#   "),
         "",
         "# A known fault, let pass until a day (id, reason and expires are needed):",
         "# [[gate.suppressions]]",
         '# id = "layers-dead"',
         '# reason = "the last layers are frozen on purpose"',
         "# expires = 2027-01-31",
+        '# signal = "surprisal"  # of one signal alone; checkpoint = 20 likewise',
     ]
     return "\n".join(lines) + "\n"
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from arca_diag.commands.scanning import RESULT, resolved_config, runs_of
 from arca_diag.config import Resolved as ResolvedConfig
 from arca_diag.config import config_tables, gate_environment
@@ -15,7 +17,7 @@ from arca_diag.gate.loading import Resolved, resolve_policy
 from arca_diag.gate.reading import REPORT, is_result, read_result
 from arca_diag.progress import Progress
 from arca_diag.results import Report
-from arca_diag.terminal import shown
+from arca_diag.terminal import shown, stderr
 from arca_diag.thresholds import OF_FILES
 
 _OF_TABLES = ("epsilon", "sharpening", "seed", "thresholds")
@@ -105,16 +107,19 @@ def _judged(folder: Path, report: Report, asked: ResolvedConfig, disk: OnDisk) -
     given = {key for key in _OF_TABLES if key in asked.origins}
     credit = config.credit if "credit" in asked.origins else None
     now = {key: getattr(config, key) for key in given - {"thresholds"}}
-    other = any(options.get(key) != value for key, value in now.items())
+    other = [key for key, value in now.items() if options.get(key) != value]
     if "thresholds" in given:
         from arca_diag.thresholds import OF_TABLES
 
-        other |= config.thresholds_of(OF_TABLES) != options.get("thresholds")
+        cuts, saved = (config.thresholds_of(OF_TABLES) or {}, options.get("thresholds") or {})
+        other += [cut for cut in sorted({*cuts, *saved}) if cuts.get(cut) != saved.get(cut)]
     before = str(options.get("credit"))
-    if credit is not None and credit != before:
-        other |= ":" in credit or ":" in before  # TRL's top_entropy has findings of its own
+    if credit is not None and credit != before and (":" in credit or ":" in before):
+        other.append("credit")  # TRL's top_entropy has findings of its own
     if not other:
         return Held(report=report, credit=credit, disk=disk)
+    told = f"judging the saved tables again, for other {', '.join(other)} than the result's"
+    stderr().print(Text(told), soft_wrap=True)
     from arca_diag.rejudging import judged_with
 
     return Held(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from arca_diag.errors import ArcaError
 from arca_diag.gate.checks import OnDisk
+from arca_diag.gate.reading import MARKER, REPORT
 from arca_diag.inputs import untrusted
 from arca_diag.inputs.checkpoints import Checkpoint
 from arca_diag.inputs.files import within
@@ -32,7 +33,7 @@ def look_beside(
         growing: A scan will add what is new: newer checkpoints make nothing stale.
     """
     folder = Path(os.path.realpath(folder))  # "." has no parent, and the run is the parent
-    foreign = _tables(folder, report)
+    foreign = [*_report(folder), *_tables(folder, report)]
     root = (run or folder.parent).resolve()
     try:
         there = survey(root).checkpoints if root.is_dir() else ()
@@ -53,6 +54,21 @@ def look_beside(
         return OnDisk(compared=True, foreign=tuple(foreign))
     stale += [] if growing else _newer(there, report)
     return OnDisk(compared=True, stale=tuple(stale), gone=tuple(gone), foreign=tuple(foreign))
+
+
+def _report(folder: Path) -> list[str]:
+    """Another report than the scan left: edited, damaged or copied here. Not proof against malice.
+
+    The marker is no part of the result: without one nothing can be said.
+    """
+    try:
+        wanted = json.loads((folder / MARKER).read_bytes())["report"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    path = folder / REPORT
+    if wanted is None or not path.is_file() or _sha256(path) == wanted:
+        return []
+    return [f"{REPORT} is not the one that the scan wrote"]
 
 
 def _tables(folder: Path, report: Report) -> list[str]:

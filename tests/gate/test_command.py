@@ -151,3 +151,12 @@ class TestAnError:
         done = gate("result", "--baseline", "b.json", "--format", f"junit={name}")
         assert done.exit_code == 2
         assert Path(name).read_bytes() == before
+
+
+def test_a_judgement_from_the_tables_is_said_with_what_differs(desk: Path) -> None:
+    folder = write(Path("result"), report())
+    (desk / "arca.toml").write_text("[thresholds]\ngini-sparse = 0.9\n", "utf-8")
+    done = gate(str(folder), "--epsilon", "1e-6")
+    told = "judging the saved tables again, for other epsilon, gini-sparse than the result's"
+    assert told in done.stderr
+    assert done.exit_code == 2  # there are none

@@ -38,10 +38,13 @@ class TestInit:
         text = (desk / "arca.toml").read_text("utf-8")
         kept = re.sub(r"^# (?=[\"a-z-]+ = (?!  ))", "", text, flags=re.M)
         kept = re.sub(
-            r'^("gini_corrected"|"mean"|id =|reason =|expires =)', r"# \1", kept, flags=re.M
+            r'^("gini_corrected"|"mean"|id =|reason =|expires =|signal =)',
+            r"# \1",
+            kept,
+            flags=re.M,
         )
         (desk / "arca.toml").write_text(kept, "utf-8")
-        assert kept.count("\n# ") < 40
+        assert kept.count("\n# ") < 45
         config = resolve({"run": "elsewhere"}, environ={})
         assert config.model_copy(update={"thresholds": {}}) == ScanConfig(
             run=Path("elsewhere")

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from arca_diag import store
 from arca_diag.gate.freshness import look_beside
 from arca_diag.gating import run_gate
 from arca_diag.report.gate.junit import render_junit
@@ -61,3 +62,24 @@ def test_a_deleted_last_checkpoint_is_no_pass(tmp_path: Path) -> None:
     found = run_gate(folder)
     assert found.exit_code == 3
     assert "checkpoint-20 is gone from the run" in rule_of(found, "result-stale").message
+
+
+def test_a_report_that_was_edited_is_not_the_scans(tmp_path: Path) -> None:
+    made = report(files={"report.json": None})
+    content = made.to_json().encode()
+    identity = store.Identity(options={}, inputs={})
+    store.write(tmp_path / "result", identity, {"report.json": content})
+    assert run_gate(tmp_path / "result").exit_code == 0
+    (tmp_path / "result/report.json").write_bytes(content.replace(b"0.05", b"0.04"))
+    found = run_gate(tmp_path / "result")
+    assert found.exit_code == 3
+    assert (
+        rule_of(found, "result-foreign").message == "report.json is not the one that the scan wrote"
+    )
+
+
+@pytest.mark.parametrize("marker", ["{", "[]", "{}", '{"report": null}', "[" * 100_000])
+def test_a_marker_that_says_nothing_of_the_report_is_no_fault(tmp_path: Path, marker: str) -> None:
+    write(tmp_path, report())
+    (tmp_path / ".arca-diag.json").write_text(marker, "utf-8")
+    assert run_gate(tmp_path).exit_code == 0

@@ -8,7 +8,7 @@ from arca_diag.gate.baseline import NO_BASELINE_ACTION, UNLIKE_ACTION, Baseline,
 from arca_diag.gate.names import SIGNALS, WITHOUT_INTERVAL
 from arca_diag.gate.outcome import Case, Status
 from arca_diag.gate.policy import Change, Rule
-from arca_diag.gate.scope import VOID, VOID_ACTION, Label, Scope
+from arca_diag.gate.scope import FEW_RULE, VOID, VOID_ACTION, VOID_RULE, Label, Scope
 from arca_diag.results import Measurement
 
 Interval = tuple[float, float, float]
@@ -44,6 +44,7 @@ class Open:
 
     says: str
     action: str = _MORE
+    because: str | None = None
 
 
 def figure_cases(rule: Rule, scope: Scope, baseline: Baseline | None) -> list[Case]:
@@ -120,17 +121,18 @@ def _worst(rule: Rule, figure: Measurement, bounds: Sequence[Bound]) -> Case:
 def _interval(figure: Measurement, scope: Scope) -> Interval | Open:
     """Value and limits; why there are none that a bound can be held against."""
     if figure.signal is not None and scope.replay_failed(figure.checkpoint):
-        return Open(VOID, VOID_ACTION)
+        return Open(VOID, VOID_ACTION, VOID_RULE)
     if figure.value is None:
         return Open(figure.reason or "it has no value")
     least = scope.policy.min_clusters
     if figure.n_clusters < least:
-        return Open(f"{figure.n_clusters} prompts, and the policy asks for {least}")
+        few = f"{figure.n_clusters} prompts, and the policy asks for {least}"
+        return Open(few, because=FEW_RULE)
     if figure.low is not None and figure.high is not None:
         return figure.value, figure.low, figure.high
     if figure.name in WITHOUT_INTERVAL:
         return figure.value, figure.value, figure.value
-    return Open("it has no interval: too few prompts")
+    return Open("it has no interval: too few prompts", because=FEW_RULE)
 
 
 def _fixed(interval: Interval, bound: float, sign: int, word: str) -> Bound:
@@ -181,7 +183,8 @@ def _relative(
 
 
 def _open(rule: Rule, label: Label, figure: Measurement | None, why: Open) -> Case:
-    return _case(rule, label, figure, "inconclusive", why.says, why.action)
+    case = _case(rule, label, figure, "inconclusive", why.says, why.action)
+    return case.model_copy(update={"because": why.because})
 
 
 def _case(

@@ -12,7 +12,7 @@ from arca_diag.explanations import EXPLANATIONS
 from arca_diag.gate.names import REGIME_IDS, SIGNAL_IDS
 from arca_diag.gate.outcome import Case
 from arca_diag.gate.policy import Rule
-from arca_diag.gate.scope import VOID, VOID_ACTION, Label, Scope
+from arca_diag.gate.scope import FEW_RULE, VOID, VOID_ACTION, VOID_RULE, Label, Scope
 from arca_diag.results import Finding, Verdict, View
 from arca_diag.thresholds import DEFAULT
 
@@ -93,7 +93,7 @@ def _of_signal(rule: Rule, scope: Scope, label: Label, signal: str) -> list[Case
     if verdict is None:
         return [_unknown(rule, label, signal, view, f"no verdict on {signal} in this view")]
     if scope.replay_failed(label):
-        return [_unknown(rule, label, signal, view, VOID, VOID_ACTION)]
+        return [_unknown(rule, label, signal, view, VOID, VOID_ACTION, VOID_RULE)]
     causes = [cause for cause in verdict.causes if cause != _INERT]
     chain = [*causes, *([DEGENERATE[verdict.regime]] if verdict.regime in DEGENERATE else [])]
     if verdict.regime in _classes(rule) or rule.of in causes:
@@ -102,7 +102,7 @@ def _of_signal(rule: Rule, scope: Scope, label: Label, signal: str) -> list[Case
         return [_there(rule, scope, verdict, level)]
     if rule.of in REGIME_IDS and verdict.regime in _OPEN and not _surely_not(rule, verdict, scope):
         why = verdict.settled_by.reason if verdict.settled_by else f"the regime is {verdict.regime}"
-        return [_unknown(rule, label, signal, view, why)]
+        return [_unknown(rule, label, signal, view, why, because=FEW_RULE)]
     for skipped in scope.report.skipped:
         place = (skipped.id, skipped.checkpoint, skipped.view, skipped.signal)
         if place == (rule.of, label, view, signal):
@@ -171,6 +171,7 @@ def _unknown(
     view: View | None,
     why: str,
     action: str = "measure what is missing, or turn the rule off in the policy",
+    because: str | None = None,
 ) -> Case:
     return Case(
         status="inconclusive",
@@ -180,6 +181,7 @@ def _unknown(
         view=view,
         message=why,
         action=action,
+        because=because,
     )
 
 

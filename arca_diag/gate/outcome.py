@@ -38,6 +38,9 @@ class Case(_Part):
     bound: str | None = Field(default=None, description="What a figure is held to, in words.")
     message: str
     action: str | None = Field(default=None, description="What to do; null where it passed.")
+    because: str | None = Field(
+        default=None, description="The rule that tells why it is inconclusive, if one does."
+    )
     suppressed: str | None = Field(default=None, description="Reason and date of a suppression.")
 
 

@@ -16,6 +16,8 @@ Label = int | str
 #: Why nothing is held to a figure or verdict of a replay that is not the run's, and what to do.
 VOID = "no figure here is the run's: replay-mismatch"
 VOID_ACTION = "mend the replay first: arca-diag explain replay-mismatch"
+#: The rules that tell why others are inconclusive.
+VOID_RULE, FEW_RULE = "replay-mismatch", "evidence-too-little"
 
 #: The words of a verdict that name no fault.
 _NO_FAULT = ("middle", "mixed", "inconclusive", "undefined")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import jsonschema
@@ -18,7 +18,7 @@ from arca_diag.report.gate.junit import render_junit
 from arca_diag.report.gate.markdown import MOST_BYTES, inline, render_markdown
 from arca_diag.report.gate.sarif import render_sarif
 from arca_diag.report.gate.text import text_lines
-from arca_diag.report.gate.words import harmless, last_line
+from arca_diag.report.gate.words import followers, harmless, last_line
 from tests.gate import figure, finding, gated, policy, report, verdict
 
 #: Element -> its attributes and children, as junit-10.xsd of Jenkins' xUnit plug-in has them; an
@@ -458,3 +458,45 @@ class TestErrors:
 
     def test_json_has_none(self) -> None:
         assert render_error("json", "x") is None
+
+
+class TestOneCauseOneLine:
+    FEW: ClassVar = [
+        verdict(signal, "inconclusive", shares={}, settled_by={"clusters_more": 5, "reason": "few"})
+        for signal in ("surprisal", "residual")
+    ]
+    RULES: ClassVar = {"gini_corrected": {"max": 0.9}, "mean": {"max": 9, "max-increase": "20%"}}
+
+    @pytest.mark.parametrize("root", ["replay-mismatch", "evidence-too-little"])
+    def test_what_follows_from_a_rule_is_told_with_it(self, root: str) -> None:
+        made = report(
+            credit="surprisal",
+            verdicts=tuple(self.FEW),
+            figures=(figure(n_clusters=3),),
+            evidence={"n_clusters": 3},
+        )
+        if root == "replay-mismatch":
+            made = report(
+                credit="surprisal",
+                findings=(finding(root, checkpoint=20),),
+                figures=(figure(),),
+                fidelity="fail",
+            )
+        found = gated(made, {"rules": self.RULES})
+        follow = followers(found)[root]
+        assert {"credit-sparse", "gini_corrected"} <= set(follow)
+        assert "mean" not in follow  # the result has none: another cause
+        text = "\n".join(line.plain for line in text_lines(found))
+        assert f"for this {len(follow)} rules more: " in text
+        assert "[credit-sparse]" not in text
+        assert "[mean]" in text
+        github = render_github(found, ANCHOR)
+        assert github.count("credit-sparse") == 1
+        assert github.count("::error ") == 2
+        assert render_markdown(found).count("credit-sparse") == 1
+        assert len(list(ElementTree.fromstring(render_junit(found)).iter("error"))) > 4
+
+    def test_what_counts_for_more_than_its_cause_is_not_folded(self) -> None:
+        made = report(figures=(figure(n_clusters=3),), evidence={"n_clusters": 3})
+        rules = {"evidence-too-little": "warn", "gini_corrected": {"max": 0.9}}
+        assert followers(gated(made, {"rules": rules})) == {}

@@ -6,7 +6,7 @@ summary, which is the Markdown view, has all of it.
 
 from arca_diag.gate.outcome import GateResult, RuleOutcome
 from arca_diag.report.gate.anchor import Anchor
-from arca_diag.report.gate.words import harmless, told
+from arca_diag.report.gate.words import and_followers, followers, harmless, told
 from arca_diag.report.words import count
 
 MOST = 10
@@ -14,7 +14,9 @@ MOST = 10
 
 def render_github(result: GateResult, anchor: Anchor) -> str:
     """One command a line, and nothing else on any line."""
-    open_ = result.of_status("inconclusive")
+    follow = followers(result)
+    folded = {rule for ids in follow.values() for rule in ids}
+    open_ = [r for r in result.of_status("inconclusive") if r.id not in folded]
     errors = [
         *(r for r in result.failed() if r.level == "error"),
         *(r for r in open_ if r.holds),
@@ -26,8 +28,10 @@ def render_github(result: GateResult, anchor: Anchor) -> str:
     ]
     if result.exit_code == 0:  # nothing of a gate that let pass is an error of the job
         errors, warnings = [], [*errors, *warnings]
-    lines = [_command("error", rule, anchor) for rule in errors[:MOST]]
-    lines += [_command("warning", rule, anchor) for rule in warnings[:MOST]]
+    lines = [_command("error", rule, anchor, follow.get(rule.id, [])) for rule in errors[:MOST]]
+    lines += [
+        _command("warning", rule, anchor, follow.get(rule.id, [])) for rule in warnings[:MOST]
+    ]
     over = [
         count(len(rules) - MOST, f"more {word}")
         for word, rules in (("error", errors), ("warning", warnings))
@@ -44,12 +48,13 @@ def told_error(message: str) -> str:
     return f"::error title=arca-diag::{_data(message)}\n"
 
 
-def _command(word: str, rule: RuleOutcome, anchor: Anchor) -> str:
+def _command(word: str, rule: RuleOutcome, anchor: Anchor, follow: list[str]) -> str:
     title = f"arca-diag {rule.id}"
     if rule.status == "inconclusive":
         title += " (inconclusive)"
     where = f"file={_property(anchor.path)},line={anchor.line(rule.id)}," if rule.origin else ""
-    text = told(rule) + (f" -- do: {harmless(rule.action)}" if rule.action else "")
+    text = told(rule) + (f"; inconclusive {and_followers(follow)}" if follow else "")
+    text += f" -- do: {harmless(rule.action)}" if rule.action else ""
     return f"::{word} {where}title={_property(title)}::{_data(text)}"
 
 

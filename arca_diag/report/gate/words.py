@@ -1,6 +1,7 @@
 """What the gate's views word alike. Text from models, files and policies is hostile to them all."""
 
 import re
+from collections.abc import Sequence
 
 from arca_diag.gate.outcome import Case, GateResult, RuleOutcome
 from arca_diag.gate.policy import NEW_FINDINGS
@@ -32,6 +33,39 @@ def told(rule: RuleOutcome) -> str:
     case = next((c for c in rule.cases if c.status == rule.status), None)
     where = place(case) if case and rule.status != "passed" else ""
     return harmless(f"{where}: {rule.message}" if where else rule.message)
+
+
+def followers(result: GateResult) -> dict[str, list[str]]:
+    """Ids of inconclusive rules by the rule that tells why they are: views show that one alone.
+
+    It has to be there at each of their checkpoints, and to count for no less than they do.
+    """
+    found: dict[str, list[str]] = {}
+    for root in result.rules:
+        if root.status not in ("failed", "inconclusive"):
+            continue
+        places = {c.checkpoint for c in root.cases if c.status == root.status}
+        ids = [
+            r.id
+            for r in result.of_status("inconclusive")
+            if r.id != root.id
+            and (root.fails or root.holds or not r.holds)
+            and all(
+                c.because == root.of and c.checkpoint in places
+                for c in r.cases
+                if c.status == "inconclusive"
+            )
+        ]
+        if ids:
+            found[root.id] = ids
+    return found
+
+
+def and_followers(ids: Sequence[str]) -> str:
+    """What is shown of them; empty if there are none."""
+    return (
+        f"for this {count(len(ids), 'rule')} more: {', '.join(map(harmless, ids))}" if ids else ""
+    )
 
 
 def last_line(result: GateResult, seconds: float) -> str:

@@ -75,6 +75,8 @@ def config_app(scan: Callable[..., Any]) -> typer.Typer:
             lines = _in_force(run or _NO_RUN, config, profile)
             for key, value, origin in lines:
                 told = f"{key} = {value}" if key else value
+                if value == _UNSET:
+                    told = f"# {key}: {_UNSET}"
                 stdout().print(
                     Text(safe(f"{told}{f'  # {origin}' if origin else ''}")), soft_wrap=True
                 )

@@ -94,6 +94,7 @@ def _judged(rule: Rule, scope: Scope, figure: Measurement, baseline: Baseline | 
     if isinstance(interval, Open):
         return _open(rule, figure.checkpoint, figure, interval)
     bounds: list[Bound] = []
+    unknown: list[Open] = []
     for limit_, sign, word in ((rule.max, 1, "at most"), (rule.min, -1, "at least")):
         if limit_ is not None:
             bounds.append(_fixed(interval, limit_, sign, word))
@@ -101,8 +102,11 @@ def _judged(rule: Rule, scope: Scope, figure: Measurement, baseline: Baseline | 
         if change is not None:
             bound = _relative(figure, interval, change, sign, scope, baseline)
             if isinstance(bound, Open):
-                return _open(rule, figure.checkpoint, figure, bound)
-            bounds.append(bound)
+                unknown.append(bound)
+            else:
+                bounds.append(bound)
+    if unknown and not any(bound.status == "failed" for bound in bounds):
+        return _open(rule, figure.checkpoint, figure, unknown[0])
     return _worst(rule, figure, bounds)
 
 

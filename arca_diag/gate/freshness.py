@@ -6,6 +6,7 @@ the run has deleted since (trainers keep their last checkpoints only) is not com
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from arca_diag.errors import ArcaError
@@ -30,6 +31,7 @@ def look_beside(
         run: The run, where it was named; else the result's parent, which is the run by default.
         growing: A scan will add what is new: newer checkpoints make nothing stale.
     """
+    folder = folder.resolve()  # of "." the parent would be "." again
     foreign = _tables(folder, report)
     root = (run or folder.parent).resolve()
     try:
@@ -49,7 +51,7 @@ def look_beside(
         foreign += [f"no recorded input is as it was ({shared[0]} and all others)"]
         return OnDisk(compared=True, foreign=tuple(foreign))
     stale += [] if growing else _newer(there, report)
-    return OnDisk(compared=True, stale=tuple(stale), foreign=tuple(foreign))
+    return OnDisk(compared=bool(shared), stale=tuple(stale), foreign=tuple(foreign))
 
 
 def _tables(folder: Path, report: Report) -> list[str]:
@@ -57,7 +59,7 @@ def _tables(folder: Path, report: Report) -> list[str]:
     told = []
     for name, digest in report.files.items():
         path = folder / name
-        if digest is None or not name.endswith(".parquet") or not path.is_file():
+        if digest is None or not name.endswith(".parquet") or not os.path.isfile(path):
             continue
         if not within(path, folder) or _sha256(path) != digest:
             told.append(f"{name} is not the one that the report was made with")
@@ -74,8 +76,11 @@ def _newer(there: tuple[Checkpoint, ...], report: Report) -> list[str]:
 
 
 def _is_there(root: Path, name: str) -> bool:
+    if name == "tokenizer" or name.startswith("reference:"):  # no names of files
+        return False
     path = root / name
-    return not name.startswith("reference:") and path.exists() and within(path, root)
+    # Unlike Path's these are false of a name that no file can have, and of a pipe.
+    return (os.path.isfile(path) or os.path.isdir(path)) and within(path, root)
 
 
 def _changed(root: Path, name: str, digest: str) -> bool:
@@ -92,9 +97,13 @@ def _changed(root: Path, name: str, digest: str) -> bool:
     return _sha256(path) != digest
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _sha256(path: Path) -> str | None:
+    """None of what cannot be read: nobody can say that it is as it was."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _hash_of_config(path: Path) -> str:

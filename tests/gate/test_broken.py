@@ -1,17 +1,29 @@
 """Ways in which somebody tried to break the gate: none passes what is bad, or fails what is not."""
 
 import datetime
+import hashlib
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from arca_diag.cli import app
 from arca_diag.errors import ConfigError, ResultError
 from arca_diag.gate.baseline import Baseline
+from arca_diag.gate.checks import OnDisk
+from arca_diag.gate.freshness import look_beside
+from arca_diag.gate.loading import resolve_policy
 from arca_diag.gating import make_baseline, run_gate
+from arca_diag.report.gate.anchor import Anchor
+from arca_diag.report.gate.github import render_github
+from arca_diag.report.gate.sarif import render_sarif
+from arca_diag.report.gate.words import harmless, told
 from arca_diag.results import Report
-from tests.gate import figure, finding, gated, policy, report, rule_of, verdict
+from tests.gate import figure, finding, gated, policy, report, rule_of, verdict, write
 
 DEAD = report(findings=(finding("layers-dead", checkpoint=20),))
 SPARSE = verdict("surprisal", "sparse", causes=["credit-structural"])
@@ -200,3 +212,153 @@ class TestPolicies:
     def test_a_step_of_many_digits_is_named_whole(self) -> None:
         with pytest.raises(ResultError, match="2" + "0" * 24):
             gated(report(), checkpoint="2" + "0" * 24)
+
+    def test_each_part_names_the_file_that_wrote_it(self) -> None:
+        known = {"id": "layers-dead", "reason": "x", "expires": datetime.date(2999, 1, 1)}
+        low = {"rules": {"layers-dead": "error"}, "suppressions": [known]}
+        high = {"rules": {"adapter-inert": "warn"}, "suppressions": [known]}
+        found = resolve_policy([("pyproject.toml", low), ("arca.toml", high)])
+        assert found.origins["suppressions.0"] == "pyproject.toml"
+        assert found.origins["suppressions.1"] == "arca.toml"
+        made = report(findings=(finding("layers-dead"), finding("adapter-inert")))
+        bare = found.policy.model_copy(update={"suppressions": ()})
+        result = run_gate(made, bare, resolved=found)
+        assert rule_of(result, "layers-dead").origin == "pyproject.toml"
+        assert rule_of(result, "peft-newer").origin is None
+        # An annotation's line is of the policy's file, and only of that.
+        lines = render_github(result, Anchor(lines={"adapter-inert": 4})).splitlines()
+        assert [("file=arca.toml,line=4" in line, "file=" in line) for line in lines] == [
+            (False, False),
+            (True, True),
+        ]
+
+    def test_other_cuts_are_said(self) -> None:
+        lax = [{"id": "gini-sparse", "value": 0.999, "comparator": ">", "source": "a test"}]
+        made = Report.model_validate(report().model_dump() | {"thresholds": lax})
+        assert any("gini-sparse" in note for note in run_gate(made).notes)
+        base = make_baseline(report(), policy(), run_gate(report()))
+        notes = run_gate(made, policy(), base).notes
+        assert any(note.startswith("the baseline is of other cuts") for note in notes)
+
+
+class TestViews:
+    """What several places say of one rule is told of the worst of them."""
+
+    MADE = report(
+        credit="surprisal",
+        verdicts=(
+            verdict("surprisal", "leaning-sparse", checkpoint=10, causes=["credit-structural"]),
+            SPARSE,
+        ),
+    )
+    OPEN = report(
+        credit="surprisal",
+        figures=(figure(value=0.9, low=0.5, high=0.95, checkpoint=10), figure(value=0.9)),
+    )
+
+    def test_the_place_is_that_of_the_words(self) -> None:
+        rule = rule_of(gated(self.MADE, checkpoint="all"), "credit-structural")
+        assert rule.level == "error"
+        assert told(rule).startswith("step 20, ")
+
+    def test_what_failed_is_not_shown_as_open(self) -> None:
+        found = gated(self.OPEN, bounded(max=0.6, signals=["surprisal"]), checkpoint="all")
+        assert [c.status for c in rule_of(found, "gini_corrected").cases] == [
+            "inconclusive",
+            "failed",
+        ]
+        (shown,) = json.loads(render_sarif(found, Anchor()))["runs"][0]["results"]
+        assert (shown["kind"], shown["level"]) == ("fail", "error")
+        assert "step 20" in shown["message"]["text"]
+        assert "step 10" not in shown["message"]["text"]
+
+    def test_colons_in_a_row_are_all_parted(self) -> None:
+        assert "::" not in harmless(":::error::::x:::")
+
+
+class TestOnDisk:
+    """What lies in the run is a stranger's; looking at it neither crashes nor waits."""
+
+    @pytest.fixture
+    def beside(self, tmp_path: Path) -> Path:
+        (tmp_path / "data.jsonl").write_bytes(b"{}")
+        write(tmp_path / "arca-diag", report())
+        return tmp_path / "arca-diag"
+
+    def look(self, folder: Path, inputs: dict[str, str], **parts: Any) -> OnDisk:
+        made = report(**parts)
+        provenance = made.provenance.model_copy(update={"inputs": inputs})
+        return look_beside(folder, made.model_copy(update={"provenance": provenance}))
+
+    KNOWN = hashlib.sha256(b"{}").hexdigest()
+
+    def test_the_folder_may_be_the_working_directory(
+        self, beside: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(beside)
+        found = self.look(Path("."), {"data.jsonl": self.KNOWN})
+        assert found == OnDisk(compared=True)
+
+    @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "../data.jsonl", "/etc/passwd"])
+    def test_names_that_no_input_can_have_are_not_there(self, beside: Path, name: str) -> None:
+        found = self.look(beside, {"data.jsonl": self.KNOWN, name: "x"})
+        assert found == OnDisk(compared=True)
+        table = self.look(beside, {"data.jsonl": self.KNOWN}, files={f"{name}.parquet": "x"})
+        assert table == OnDisk(compared=True)
+
+    def test_a_pipe_is_not_waited_for(self, beside: Path) -> None:
+        os.mkfifo(beside.parent / "pipe")
+        found = self.look(beside, {"data.jsonl": self.KNOWN, "pipe": "x"})
+        assert found == OnDisk(compared=True)
+
+    def test_what_cannot_be_read_is_not_as_it_was(
+        self, beside: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        (beside.parent / "more.jsonl").write_bytes(b"{}")
+        monkeypatch.setattr(Path, "open", refuse)
+        assert self.look(beside, {"data.jsonl": self.KNOWN, "more.jsonl": self.KNOWN}).foreign
+
+    def test_a_file_called_tokenizer_is_not_the_tokenizer_that_was_hashed(
+        self, beside: Path
+    ) -> None:
+        (beside.parent / "tokenizer").write_bytes(b"x")
+        found = self.look(beside, {"data.jsonl": self.KNOWN, "tokenizer": "y"})
+        assert found == OnDisk(compared=True)
+
+    def test_a_table_that_leads_out_of_the_folder_is_not_the_results(self, beside: Path) -> None:
+        (beside / "t.parquet").symlink_to(beside.parent / "data.jsonl")
+        found = self.look(beside, {}, files={"t.parquet": self.KNOWN})
+        assert found.foreign
+
+    def test_one_input_of_two_that_changed_is_stale_and_both_are_foreign(
+        self, beside: Path
+    ) -> None:
+        (beside.parent / "more.jsonl").write_bytes(b"{}")
+        found = self.look(beside, {"data.jsonl": "old", "more.jsonl": self.KNOWN})
+        assert (found.stale, found.foreign) == (("data.jsonl has changed",), ())
+        found = self.look(beside, {"data.jsonl": "old", "more.jsonl": "old"})
+        assert (found.stale, bool(found.foreign)) == ((), True)
+
+
+class TestRejudging:
+    @pytest.mark.parametrize(
+        "options", [{"epsilon": None}, {"epsilon": "x"}, {"seed": []}, {"thresholds": [1]}]
+    )
+    def test_options_that_say_nothing_are_something_to_mend(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        folder = write(tmp_path / "result", saved(**options))
+        done = CliRunner().invoke(app, ["gate", str(folder), "--sharpening", "2"])
+        assert done.exit_code == 2
+        assert "by which options it was judged" in done.output
+
+
+def test_a_run_of_many_checkpoints_is_gated_in_a_second_or_two() -> None:
+    made = report(steps=tuple(range(10, 2010, 10)))
+    begun = time.perf_counter()
+    gated(made, profile="strict")
+    assert time.perf_counter() - begun < 3  # 7 s on the same machine where each looks for its own

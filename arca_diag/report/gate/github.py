@@ -26,8 +26,9 @@ def render_github(result: GateResult, anchor: Anchor) -> str:
     ]
     if result.exit_code == 0:  # nothing of a gate that let pass is an error of the job
         errors, warnings = [], [*errors, *warnings]
-    lines = [_command("error", rule, anchor) for rule in errors[:MOST]]
-    lines += [_command("warning", rule, anchor) for rule in warnings[:MOST]]
+    file = result.policy.file
+    lines = [_command("error", rule, anchor, file) for rule in errors[:MOST]]
+    lines += [_command("warning", rule, anchor, file) for rule in warnings[:MOST]]
     over = [
         count(len(rules) - MOST, f"more {word}")
         for word, rules in (("error", errors), ("warning", warnings))
@@ -39,11 +40,16 @@ def render_github(result: GateResult, anchor: Anchor) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _command(word: str, rule: RuleOutcome, anchor: Anchor) -> str:
+def _command(word: str, rule: RuleOutcome, anchor: Anchor, file: str | None) -> str:
+    """At its line, where the policy's file, of which the anchor is, wrote the rule out."""
     title = f"arca-diag {rule.id}"
     if rule.status == "inconclusive":
         title += " (inconclusive)"
-    where = f"file={_property(anchor.path)},line={anchor.line(rule.id)}," if rule.origin else ""
+    where = (
+        f"file={_property(anchor.path)},line={anchor.line(rule.id)},"
+        if rule.origin is not None and rule.origin == file
+        else ""
+    )
     text = told(rule) + (f" -- do: {harmless(rule.action)}" if rule.action else "")
     return f"::{word} {where}title={_property(title)}::{_data(text)}"
 

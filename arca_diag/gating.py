@@ -5,7 +5,14 @@ from pathlib import Path
 
 from arca_diag import __version__
 from arca_diag.config import config_tables, environment, gate_environment
-from arca_diag.gate.baseline import UNLIKE_ACTION, Baseline, baseline_of, read_baseline, seen
+from arca_diag.gate.baseline import (
+    UNLIKE_ACTION,
+    Baseline,
+    baseline_of,
+    other_cuts,
+    read_baseline,
+    seen,
+)
 from arca_diag.gate.checks import Found, OnDisk, check_cases, evidence
 from arca_diag.gate.combine import outcome, verdict
 from arca_diag.gate.figures import figure_cases
@@ -233,6 +240,8 @@ def _notes(
         told.append(
             f"warnings and errors at other checkpoints are not judged ({ids}): --checkpoint all"
         )
+    if cuts := other_cuts(scope.report):
+        told.append(f"the result was judged by other cuts than the defaults: {', '.join(cuts)}")
     asked = {rule.of for rule in scope.policy.active().values()}
     unasked = [
         f.id

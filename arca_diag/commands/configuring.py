@@ -198,8 +198,9 @@ def _in_force(run: Path, file: Path | None, profile: str | None) -> list[tuple[s
         level = f"level = {_toml(rule.level)}"
         told = told if "level" in asked else ", ".join(p for p in (level, told) if p)
         out.append((f'"{name}"', f"{{ {told} }}", found.origins[f"rules.{name}"]))
-    for one in found.policy.suppressions:
-        out += [("", "", ""), ("", "[[gate.suppressions]]", found.origins["suppressions"])]
+    for number, one in enumerate(found.policy.suppressions):
+        origin = found.origins[f"suppressions.{number}"]
+        out += [("", "", ""), ("", "[[gate.suppressions]]", origin)]
         dumped = one.model_dump(exclude_none=True)
         out += [
             (key, str(value) if key == "expires" else _toml(value), "")

@@ -16,7 +16,8 @@ from arca_diag.errors import ResultError
 from arca_diag.gate.outcome import RuleOutcome, Status
 from arca_diag.gate.policy import Change, relative_part
 from arca_diag.gate.scope import Label, Scope, finite
-from arca_diag.results import Measurement, View
+from arca_diag.results import Measurement, Report, View
+from arca_diag.thresholds import DEFAULT
 
 #: Figures that every baseline keeps; and those that the policy has rules on.
 _ALWAYS = (
@@ -225,13 +226,14 @@ def _alike(scope: Scope) -> dict[str, str | float | None]:
 
 
 def _also(scope: Scope) -> dict[str, str | None]:
-    report = scope.report
+    report, cuts = scope.report, other_cuts(scope.report)
     return {
         "tool version": report.tool.get("version"),
         "rollouts": report.rollouts.source,
         "fixed set": _digest(report.rollouts.fixed_set),
         "completion files": _digest(_completion_files(report.provenance.inputs)),
         "credit": scope.credit,
+        "cuts": _digest([f"{cut} {value:g}" for cut, value in cuts.items()]) if cuts else None,
     }
 
 
@@ -246,6 +248,15 @@ def _completion_files(inputs: dict[str, str]) -> list[str]:
         and not name.startswith("reference:")
         and name.removesuffix(config) not in adapters
     ]
+
+
+def other_cuts(report: Report) -> dict[str, float]:
+    """The cuts that the report was judged by and that are not the defaults."""
+    return {
+        cut.id: cut.value
+        for cut in sorted(report.thresholds, key=lambda cut: cut.id)
+        if cut.id in DEFAULT and cut.value != DEFAULT[cut.id]
+    }
 
 
 def _digest(parts: list[str]) -> str:

@@ -103,7 +103,7 @@ def evidence(scope: Scope, label: Label) -> tuple[int, int]:
 
 def _stale(found: Found) -> list[_Told]:
     disk = found.disk
-    if not disk.compared and not disk.stale:
+    if not (disk.compared or disk.stale or disk.gone):
         return [("skipped", None, "the run is not at hand", None)]
     action = "scan again, over this result with --force"
     told: list[_Told] = [("inconclusive", None, what, action) for what in disk.stale]

@@ -32,7 +32,7 @@ def look_beside(
         run: The run, where it was named; else the result's parent, which is the run by default.
         growing: A scan will add what is new: newer checkpoints make nothing stale.
     """
-    folder = Path(os.path.realpath(folder))  # "." has no parent, and the run is the parent
+    folder = folder.resolve()  # of "." the parent would be "." again
     foreign = [*_report(folder), *_tables(folder, report)]
     root = (run or folder.parent).resolve()
     try:
@@ -48,12 +48,14 @@ def look_beside(
             foreign += [f"the run here ({root.name}: {names}) has nothing that the report is of"]
         return OnDisk(foreign=tuple(foreign))
     stale = [f"{name} has changed" for name in shared if _changed(root, name, recorded[name])]
-    gone = [n for n in recorded if n != "tokenizer" and _inside(n) and not (root / n).exists()]
+    gone = [name for name in recorded if _is_file(name) and not os.path.lexists(root / name)]
     if shared and len(stale) == len(shared):
         foreign += [f"no recorded input is as it was ({shared[0]} and all others)"]
         return OnDisk(compared=True, foreign=tuple(foreign))
     stale += [] if growing else _newer(there, report)
-    return OnDisk(compared=True, stale=tuple(stale), gone=tuple(gone), foreign=tuple(foreign))
+    return OnDisk(
+        compared=bool(shared), stale=tuple(stale), gone=tuple(gone), foreign=tuple(foreign)
+    )
 
 
 def _report(folder: Path) -> list[str]:
@@ -76,7 +78,7 @@ def _tables(folder: Path, report: Report) -> list[str]:
     told = []
     for name, digest in report.files.items():
         path = folder / name
-        if digest is None or not name.endswith(".parquet") or not path.is_file():
+        if digest is None or not name.endswith(".parquet") or not os.path.isfile(path):
             continue
         if not within(path, folder) or _sha256(path) != digest:
             told.append(f"{name} is not the one that the report was made with")
@@ -92,14 +94,17 @@ def _newer(there: tuple[Checkpoint, ...], report: Report) -> list[str]:
     return [f"{newer[-1]} came after the scan"] if newer else []
 
 
+def _is_file(name: str) -> bool:
+    """Whether an input's name is that of something in the run."""
+    return name != "tokenizer" and not name.startswith("reference:")
+
+
 def _is_there(root: Path, name: str) -> bool:
+    if not _is_file(name):
+        return False
     path = root / name
-    return _inside(name) and path.exists() and within(path, root)
-
-
-def _inside(name: str) -> bool:
-    """Whether an input lay in the run, as far as its name tells."""
-    return not name.startswith("reference:")
+    # Unlike Path's these are false of a name that no file can have, and of a pipe.
+    return (os.path.isfile(path) or os.path.isdir(path)) and within(path, root)
 
 
 def _changed(root: Path, name: str, digest: str) -> bool:
@@ -116,9 +121,13 @@ def _changed(root: Path, name: str, digest: str) -> bool:
     return _sha256(path) != digest
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _sha256(path: Path) -> str | None:
+    """None of what cannot be read: nobody can say that it is as it was."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _hash_of_config(path: Path) -> str:

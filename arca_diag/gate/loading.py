@@ -58,7 +58,7 @@ class Resolved:
 
     Attributes:
         policy: In force.
-        origins: Name of a setting, or `rules.ID`, or `suppressions` -> "profile recommended",
+        origins: Name of a setting, or `rules.ID`, or `suppressions.N` -> "profile recommended",
             "default", the file's name, "environment" or "flag".
         file: Name of the file that says something of the gate, as it was given; None without one.
     """
@@ -70,7 +70,7 @@ class Resolved:
     def written_in(self, rule: str) -> str | None:
         """The file that wrote a rule out; None for a profile's own."""
         origin = self.origins.get(f"rules.{rule}", "")
-        return origin if origin == self.file else None
+        return None if origin.startswith("profile ") else origin or None
 
 
 def resolve_policy(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Resolved:
@@ -108,8 +108,10 @@ def resolve_policy(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Resolved:
                 rules |= found
                 origins |= {f"rules.{name}": origin for name in found}
             elif key == "suppressions":
-                suppressions += _suppressions(value, where)
-                origins["suppressions"] = origin
+                new = _suppressions(value, where)
+                numbers = range(len(suppressions), len(suppressions) + len(new))
+                origins |= {f"suppressions.{number}": origin for number in numbers}
+                suppressions += new
             else:
                 settings[key] = _setting(key, value, origin)
                 origins[key] = origin
@@ -359,9 +361,9 @@ def _check_ids(
         for name in settings.get(key, ()):
             if name not in rules:
                 raise unknown("id", name, rules, f"{key} (from {origins[key]})")
-    for suppression in suppressions:
+    for number, suppression in enumerate(suppressions):
         if suppression.id not in rules:
-            where = f"suppression (from {origins['suppressions']})"
+            where = f"suppression (from {origins[f'suppressions.{number}']})"
             raise unknown("id", suppression.id, rules, where)
 
 

@@ -17,6 +17,8 @@ from arca_diag.results import View
 #: `skipped`: there was nothing to look at, such as no baseline; it decides nothing.
 Status = Literal["passed", "failed", "inconclusive", "suppressed", "skipped"]
 Verdict = Literal["PASSED", "FAILED", "INCONCLUSIVE"]
+#: The worst first.
+LEVELS: tuple[Level, ...] = ("error", "warn", "note")
 
 
 class _Part(BaseModel):
@@ -59,6 +61,12 @@ class RuleOutcome(_Part):
     help: str
     origin: str | None = Field(description="The file that wrote it out; null for a profile's.")
     cases: list[Case]
+
+    def deciding(self) -> list[Case]:
+        """The cases that made the status, the worst first; where it passed, all that passed."""
+        made = [c for c in self.cases if c.status == self.status]
+        real = [c for c in made if c.level != "note" or self.status == "passed"]
+        return sorted(real, key=lambda c: LEVELS.index(c.level))
 
 
 class SuppressionState(_Part):
@@ -121,8 +129,7 @@ class GateResult(_Part):
 
     def failed(self) -> list[RuleOutcome]:
         """Rules that failed, worst first; of one level those that name a cause come first."""
-        order = {"error": 0, "warn": 1, "note": 2}
-        return sorted(self.of_status("failed"), key=lambda r: order[r.level])
+        return sorted(self.of_status("failed"), key=lambda r: LEVELS.index(r.level))
 
     def of_status(self, status: Status) -> list[RuleOutcome]:
         """Rules of a status, in the policy's order."""

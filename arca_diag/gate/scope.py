@@ -1,5 +1,6 @@
 """What a policy judges of a report: which checkpoints, in which view, for which credit."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,21 +79,34 @@ class Scope:
 
     def figures(self, label: Label, view: View) -> list[Measurement]:
         """What was measured at a checkpoint in a view."""
-        return [m for m in self.report.measurements if m.checkpoint == label and m.view == view]
+        return self._figures.get((label, view), [])
 
     def verdict(self, label: Label, view: View, signal: str) -> Verdict | None:
         """The verdict on a signal, at the power that the report was asked at."""
-        for verdict in self.report.verdicts:
-            place = (verdict.checkpoint, verdict.view, verdict.signal)
-            if place == (label, view, signal) and verdict.sharpening == self.sharpening:
-                return verdict
-        return None
+        return self._verdicts.get((label, view, signal))
+
+    @functools.cached_property
+    def _failed(self) -> frozenset[str]:
+        return frozenset(f.checkpoint for f in self.report.replay_fidelity if f.status == "fail")
+
+    @functools.cached_property
+    def _figures(self) -> dict[tuple[Label, View], list[Measurement]]:
+        found: dict[tuple[Label, View], list[Measurement]] = {}
+        for m in self.report.measurements:
+            found.setdefault((m.checkpoint, m.view), []).append(m)
+        return found
+
+    @functools.cached_property
+    def _verdicts(self) -> dict[tuple[Label, View, str], Verdict]:
+        return {
+            (v.checkpoint, v.view, v.signal): v
+            for v in self.report.verdicts
+            if v.sharpening == self.sharpening
+        }
 
     def replay_failed(self, label: Label) -> bool:
         """Whether the replay of a checkpoint is not the run."""
-        return any(
-            f.status == "fail" and f.checkpoint == str(label) for f in self.report.replay_fidelity
-        )
+        return str(label) in self._failed
 
 
 def scope_of(report: Report, policy: Policy, credit: str | None = None) -> Scope:

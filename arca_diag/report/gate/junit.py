@@ -70,9 +70,7 @@ def _add(case: ElementTree.Element, kind: str, rule: RuleOutcome, type_: str) ->
 def _all(rule: RuleOutcome) -> str:
     """Every case that made the status, and what to do, a line each."""
     lines = [
-        harmless(f"{place(c)}: {c.message}" if place(c) else c.message)
-        for c in rule.cases
-        if c.status == rule.status
+        harmless(f"{place(c)}: {c.message}" if place(c) else c.message) for c in rule.deciding()
     ]
     if rule.action:
         lines.append(f"do: {harmless(rule.action)}")

@@ -39,8 +39,7 @@ def text_lines(result: GateResult) -> list[Text]:
 def _lines(rule: RuleOutcome, word: str, style: str, follow: list[str]) -> list[Text]:
     """A rule, what to do, and the other places where it holds."""
     out = [Text.assemble((word, style), f" [{rule.id}]: {told(rule)}")]
-    others = [c for c in rule.cases if c.status == rule.status][1:]
-    places = list(dict.fromkeys(harmless(place(c)) for c in others if place(c)))
+    places = list(dict.fromkeys(harmless(place(c)) for c in rule.deciding()[1:] if place(c)))
     if places:
         more = f", and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
         out.append(Text(f"     also: {'; '.join(places[:_SHOWN])}{more}"))

@@ -30,8 +30,8 @@ def place(case: Case) -> str:
 
 def told(rule: RuleOutcome) -> str:
     """What a rule has to say: the place of its first deciding case, and its message."""
-    case = next((c for c in rule.cases if c.status == rule.status), None)
-    where = place(case) if case and rule.status != "passed" else ""
+    cases = rule.deciding() if rule.status != "passed" else []
+    where = place(cases[0]) if cases else ""
     return harmless(f"{where}: {rule.message}" if where else rule.message)
 
 

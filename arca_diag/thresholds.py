@@ -104,11 +104,12 @@ CAUSE_THRESHOLDS = (
     ),
     Threshold(
         id="agnostic-prompts",
-        value=12,
+        value=16,
         comparator=">=",
-        source="prompts from which on `agnostic-share` is judged: a table that 8 prompts share is "
-        "off for all of them, and with the truth on the cut .08 of runs were called (simulated); "
-        "from 12 on .03 or fewer",
+        source="prompts from which on `agnostic-share` is judged: a table that few prompts share "
+        "is off for all of them. With the truth on the cut up to .08 of runs were called at 8 and "
+        ".03 at 12, where an interval held the truth in .929 of them; at 16 .013 and .93 "
+        "(simulated)",
     ),
 )
 

@@ -196,7 +196,7 @@ class TestTaskAgnostic:
 
     def test_it_needs_more_prompts_than_other_causes(self):
         """Fewer share one table, whose error is the same for all of them."""
-        found = [self.asked("type", 0.9, 0.1, n=n) for n in (8, 11, 12)]
+        found = [self.asked("type", 0.9, 0.1, n=n) for n in (8, 15, 16)]
         assert found == [[], [], ["credit-task-agnostic"]]
 
     def test_three_looks_cost_a_factor_of_three(self):
@@ -319,7 +319,7 @@ class TestHowSure:
         found = judged(verdict(), verdict(sharpening=2.0), few, floor)
         reasons = [s.reason for s in found.skipped if s.id == "credit-task-agnostic"]
         assert len(reasons) == 2
-        assert "3 prompts, and this is not judged below 12" in reasons
+        assert "3 prompts, and this is not judged below 16" in reasons
         assert [s.reason for s in found.skipped if s.id == "credit-floor"] == ["why not"]
 
     def test_a_figure_that_is_undefined_is_skipped_with_its_reason(self):

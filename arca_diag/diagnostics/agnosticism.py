@@ -104,14 +104,17 @@ def explained_mean(
     to .12 of runs, at 32 prompts too. The jackknife leaves a prompt out of table and mean alike.
     With the n pseudo-values n m - (n - 1) m_{-k} and their standard deviation s,
 
-        m +- t_{n-1, .975} s / \sqrt{n}.
+        m - t_{n-1, .975} s / \sqrt{n}   and   M + t_{n-1, .975} s / \sqrt{n},
+
+    where M >= m is the mean with each prompt predicted from a table that it is in itself, without
+    the ones. A table of few prompts knows a label less well than one of the whole population, so
+    m errs low; M knows the prompt's own chance as well, and errs high.
 
     Simulated with the truth (the share that the table of a whole population explains) at .5 and 8
     completions a prompt (`make bench-coverage`): the lower limit is above it in up to .09 of runs
-    at 8 prompts, and in up to .04 from 12 on, most where prompts differ so much that some go by the
-    label alone. The cause is not called below 12, and at a third of the p-value. The value is .03,
-    .01 and .005 low at 8, 16 and 32 prompts, and lower where labels are many, for the ones in the
-    table: where prompts are alike the interval misses the truth for that, and calls too little.
+    at 8 prompts, and in up to .035 from 12 on, most where prompts differ so much that some go by
+    the label alone. The cause is not called below 16, and at a third of the p-value. The value is
+    .03, .01 and .005 low at 8, 16 and 32 prompts, and lower where labels are many.
 
     Args:
         weights: Credit.
@@ -127,6 +130,7 @@ def explained_mean(
     """
     without = _explains(weights, labels, layout)
     values = without(None)
+    itself = cluster_mean(_explains(weights, labels, layout, of_itself=True)(None), layout.prompt)
     whole = cluster_mean(values, layout.prompt)
     prompts = np.unique(layout.prompt[~np.isnan(values)])
     left = [
@@ -136,17 +140,21 @@ def explained_mean(
     n = len(prompts)
     spread = cluster_mean(n * whole.value - (n - 1) * np.array(left, dtype=float), prompts)
     half = (spread.high - spread.low) / 2
-    return replace(whole, low=whole.value - half, high=whole.value + half)
+    most = max(whole.value, itself.value)
+    return replace(whole, low=whole.value - half, high=most + half)
 
 
 def _explains(
     weights: Float[np.ndarray, " token"],
     labels: Int[np.ndarray, " token"],
     layout: Layout,
+    *,
+    of_itself: bool = False,
 ) -> Callable[[int | None], np.ndarray]:
     """`explained` as a function of the prompt that is left out of the table, if any.
 
-    What it gives for completions of the prompt that is left out is of no use.
+    What it gives for completions of the prompt that is left out is of no use. `of_itself` takes a
+    table of all prompts for each, without the ones.
     """
     n = layout.n_tokens
     length = n[layout.completion]
@@ -157,7 +165,13 @@ def _explains(
     total = np.bincount(cell, weights=length * weights, minlength=size)
     mean = np.divide(total, seen, out=np.zeros(size), where=seen > 0).reshape(n_prompts, n_labels)
     has = (seen > 0).reshape(n_prompts, n_labels).astype(float)
-    above, below = ((1 + of.sum(axis=0) - of).ravel()[cell] for of in (mean, has))
+    sums = mean.sum(axis=0), has.sum(axis=0)
+    if of_itself:
+        above, below = (of[labels] for of in sums)
+    else:
+        above, below = (
+            (1 + of - own).ravel()[cell] for of, own in zip(sums, (mean, has), strict=True)
+        )
 
     def variation(other: np.ndarray) -> np.ndarray:
         apart = np.abs(weights - other)

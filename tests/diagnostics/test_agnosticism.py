@@ -38,8 +38,10 @@ def normalised(raw: np.ndarray, layout: Layout) -> np.ndarray:
     return raw / np.bincount(layout.completion, weights=raw)[layout.completion]
 
 
-def by_loops(weights: np.ndarray, labels: np.ndarray, layout: Layout) -> list[float]:
-    """The same with dictionaries, token by token."""
+def by_loops(
+    weights: np.ndarray, labels: np.ndarray, layout: Layout, *, of_itself: bool = False
+) -> list[float]:
+    """The same with dictionaries, token by token; `of_itself`, each prompt is in its own table."""
     n = layout.n_tokens
     means: dict[int, dict[int, float]] = {}
     for prompt in set(layout.prompt.tolist()):
@@ -51,11 +53,12 @@ def by_loops(weights: np.ndarray, labels: np.ndarray, layout: Layout) -> list[fl
     out = []
     for c in range(len(n)):
         inside = np.flatnonzero(layout.completion == c)
-        others = [m for p, m in means.items() if p != layout.prompt[c]]
+        others = [m for p, m in means.items() if of_itself or p != layout.prompt[c]]
+        pull = 0 if of_itself else 1
         lifts = []
         for t in inside:
             known = [m[int(labels[t])] for m in others if int(labels[t]) in m]
-            lifts.append((1 + math.fsum(known)) / (1 + len(known)))
+            lifts.append((pull + math.fsum(known)) / (pull + len(known)))
         total = math.fsum(lifts)
         even = math.fsum(abs(weights[t] - 1 / n[c]) for t in inside) / 2
         apart = math.fsum(abs(weights[t] - p / total) for t, p in zip(inside, lifts, strict=True))
@@ -72,8 +75,10 @@ def test_it_is_what_plain_loops_give(seed):
     )
 
 
-def mean_over_prompts(weights: np.ndarray, labels: np.ndarray, layout: Layout) -> float:
-    values = np.array(by_loops(weights, labels, layout))
+def mean_over_prompts(
+    weights: np.ndarray, labels: np.ndarray, layout: Layout, *, of_itself: bool = False
+) -> float:
+    values = np.array(by_loops(weights, labels, layout, of_itself=of_itself))
     each = [np.nanmean(values[layout.prompt == prompt]) for prompt in set(layout.prompt.tolist())]
     return float(np.mean(each))
 
@@ -100,7 +105,9 @@ def test_the_interval_is_that_of_leaving_each_prompt_out_of_table_and_mean(seed)
     found = explained_mean(weights, labels, layout)
     assert found.value == pytest.approx(mean_over_prompts(weights, labels, layout))
     half = stats.t.ppf(0.975, 5) * error
-    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half))
+    most = mean_over_prompts(weights, labels, layout, of_itself=True)
+    assert most > found.value + 0.05
+    assert (found.low, found.high) == pytest.approx((found.value - half, most + half))
     assert found.n_clusters == 6
 
 
@@ -124,6 +131,25 @@ def test_the_interval_holds_the_error_of_the_table_that_all_prompts_share():
         students += cluster_mean(explained(weights, labels, layout), layout.prompt).low > truth
     assert past <= 0.04 * 400
     assert students >= 2 * past
+
+
+@pytest.mark.parametrize("labels_alike", [False, True])
+def test_the_interval_holds_what_a_table_of_a_whole_population_explains(labels_alike):
+    """Where prompts are alike and labels many, a table of few prompts explains too little."""
+    rng = np.random.default_rng(0)
+    lift = rng.exponential(size=200) ** 2 if labels_alike else np.ones(200)
+
+    def run(seed: int, prompts: int) -> tuple[np.ndarray, np.ndarray, Layout]:
+        layout, rng, _ = drawn(seed, n=4 * prompts, each=4)
+        labels = rng.integers(0, 200, size=len(layout.completion))
+        return normalised(lift[labels] * rng.exponential(size=len(labels)), layout), labels, layout
+
+    truth = explained_mean(*run(0, prompts=2000)).value
+    held = [
+        found.low <= truth <= found.high
+        for found in (explained_mean(*run(seed, prompts=16)) for seed in range(1, 201))
+    ]
+    assert np.mean(held) >= 0.95
 
 
 def test_limits_need_three_prompts_in_the_table_and_two_that_have_a_value():

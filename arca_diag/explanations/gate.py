@@ -40,8 +40,9 @@ CHECKS = (
         "completions, or a newer checkpoint.",
         measured="SHA-256 of each recorded input against the file in RUN, and the newest "
         "checkpoint; only where the run is at hand: the result lies in RUN/arca-diag, or RUN was "
-        "given. What the run has deleted since is not compared.",
-        confounds="On a machine without the run nothing can be compared, and that is said.",
+        "given. A judged checkpoint that the run has deleted is inconclusive; other deleted inputs "
+        "are named and not compared.",
+        confounds="On a machine without the run nothing can be compared, and the check is skipped.",
         actions=("Scan again; over the old result with --force, or to another folder with --out.",),
         source=_HERE,
     ),

@@ -129,6 +129,7 @@ def collapsed(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     again = again.model_copy(update={"files": again.files | digests})
     (out / "report.json").write_text(again.to_json(), "utf-8")
+    (out / store.MARKER).unlink()  # it knows the report that the scan wrote
     return out
 
 
@@ -137,6 +138,7 @@ def edited(result: Path, out: Path, **parts: object) -> Path:
     shutil.copytree(result, out)
     document = json.loads((out / "report.json").read_text("utf-8")) | parts
     (out / "report.json").write_text(json.dumps(document), "utf-8")
+    (out / store.MARKER).unlink()
     return out
 
 

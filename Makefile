@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 BASE := sample_runs/base-models/SmolLM2-135M-Instruct/complete
 DEMO_OUT ?= demo-result
 
-.PHONY: demo test test-slow lint bench-coverage bench-detection clean
+.PHONY: demo test test-slow lint bench bench-coverage bench-detection clean
 
 # torch first and by itself: the pinned version decides which build is taken.
 $(STAMP): pyproject.toml .ci/constraints.txt
@@ -40,6 +40,10 @@ test: lint
 
 test-slow: $(BASE)
 	$(BIN)/python -m pytest -m "slow and not gpu" --numprocesses 2 --dist loadfile
+
+# How close replay is to the limit of the machine, on the real base: minutes on an idle one.
+bench: $(BASE)
+	$(BIN)/python -m tests.benchmarks.replay
 
 # Whether the judge is right, on planted truth: minutes, and half an hour on two cores.
 bench-coverage: $(STAMP)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from arca_diag import __version__
 from arca_diag.commands.configuring import config_app
@@ -22,7 +21,8 @@ from arca_diag.commands.gate import (
     tell_error,
 )
 from arca_diag.commands.holding import policy_of
-from arca_diag.commands.scanning import config_of
+from arca_diag.commands.merging import merge, print_diagnosis
+from arca_diag.commands.scanning import check_whole, config_of
 from arca_diag.config import Device, Dtype
 from arca_diag.errors import ArcaError
 from arca_diag.results import ExitCode
@@ -35,7 +35,6 @@ from arca_diag.terminal import (
     say_more,
     shown,
     stay_quiet,
-    stderr,
     stdout,
 )
 
@@ -123,6 +122,26 @@ _Seed = Annotated[int | None, typer.Option(help="For resampling only. (default: 
 _BatchTokens = Annotated[
     int | None, typer.Option(metavar="N", help="Padded tokens a batch. (default: by device)")
 ]
+_NoSharing = Annotated[
+    bool,
+    typer.Option("--no-prefix-sharing", help="Run every completion with a prompt of its own."),
+]
+_NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Keep passes for this scan alone, beside the result.")
+]
+_CacheDir = Annotated[
+    Path | None,
+    typer.Option(help="Where finished passes are kept. (default: arca-diag in the user's cache)"),
+]
+_CacheGib = Annotated[
+    float | None, typer.Option(metavar="N", help="GiB that they may take there. (default: 4)")
+]
+_Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N", help="Run one of N shares of the passes, for `arca-diag merge` to join."
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print report.json, and nothing else.")]
 _Force = Annotated[
     bool, typer.Option("--force", help="Replace a result of other inputs or options.")
@@ -196,6 +215,11 @@ def scan(
     window: _Window = None,
     seed: _Seed = None,
     batch_tokens: _BatchTokens = None,
+    no_prefix_sharing: _NoSharing = False,
+    no_cache: _NoCache = False,
+    cache_dir: _CacheDir = None,
+    cache_gib: _CacheGib = None,
+    shard: _Shard = None,
     json: _Json = False,
     force: _Force = False,
     redact_text: _Redact = False,
@@ -263,7 +287,7 @@ def demo(
     verbose: _Verbose = 0,
 ) -> None:
     """Scan the tiny sample run that ships with the package: offline, always measured anew."""
-    _scan({"run": _sample_run(), "out": out, "force": True}, json, verbose)
+    _scan({"run": _sample_run(), "out": out, "force": True, "no_cache": True}, json, verbose)
 
 
 @app.command()
@@ -291,6 +315,7 @@ def explain(
             print_explanation(stdout(), explanations.explain(identity))
 
 
+app.command()(merge)
 app.command(cls=Command)(gate)
 app.add_typer(config_app(scan), name="config")
 
@@ -299,23 +324,27 @@ def _scan(flags: dict[str, Any], as_json: bool, loudness: int, gate_at: str | No
     with last_line_on_errors() if gate_at else fixable_errors():
         say_more(loudness)
         config = config_of(flags)
+        if gate_at:
+            check_whole(config)
         # A policy that is wrong is said before hours of replay, not after.
         policy = policy_of(config.run, {"fail_on": gate_at}, None) if gate_at else None
         with progress_bar() as progress:
             progress.stage("starting")
-            from arca_diag.pipeline import diagnose  # torch: seconds, so not for --help
+            # torch takes seconds, so not for --help
+            from arca_diag.pipeline import Diagnosis, diagnose
+            from arca_diag.together import diagnose_together, team
 
-            diagnosis = diagnose(config, progress)
-        if diagnosis.did != "measured":
-            stderr().print(Text(f"{diagnosis.folder}: {diagnosis.did}"), soft_wrap=True)
-        if as_json:
-            print_raw((diagnosis.folder / "report.json").read_text("utf-8"))
-        else:
-            from arca_diag.report.console import print_report
-
-            folder = shown(diagnosis.folder)
-            next_command = f"arca-diag gate {folder}"
-            print_report(stdout(), diagnosis.report, folder, next_command)
+            members = team()
+            diagnosis: Diagnosis | None
+            if members:
+                diagnosis = diagnose_together(config, members, progress)
+            else:
+                diagnosis = diagnose(config, progress)
+        if diagnosis is None:  # the first process has it
+            return
+        print_diagnosis(diagnosis, as_json)
+        if diagnosis.report is None:
+            return
         if policy is not None:
             raise typer.Exit(gate_a_scan(diagnosis.report, policy, to_stderr=as_json))
         if diagnosis.report.status == "nothing-measured":

@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Collection, Mapping
@@ -99,6 +100,11 @@ class ScanConfig(BaseModel):
     window: Annotated[int, Field(ge=0)] | None = None
     seed: int = 0
     batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    no_prefix_sharing: bool = False
+    no_cache: bool = False
+    cache_dir: Path | None = None
+    shard: str | None = None
+    cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
     force: bool = False
     redact_text: bool = False
     skip_bad_lines: bool = False
@@ -138,6 +144,28 @@ class ScanConfig(BaseModel):
             raise ValueError("must be a finite number")
         return value
 
+    def asked(self) -> dict[str, Any]:
+        """What a share of a scan has in common with the others, to be asked for again."""
+        own = {"run", "out", "shard", "force", "no_cache", "cache_dir", "cache_gib", "thresholds"}
+        rest = self.model_dump(mode="json", exclude=own)
+        return rest | {"thresholds": dict(self.thresholds)}
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which share of the passes is run, from 0, and of how many."""
+        number, _, of = (self.shard or "1/1").partition("/")
+        return int(number) - 1, int(of)
+
+    @field_validator("shard")
+    @classmethod
+    def _one_of_some(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", value)
+        if not parts or int(parts[1]) > int(parts[2]):
+            raise ValueError("give i/n with i from 1 to n, such as 1/4")
+        return value
+
     @field_validator("credit")
     @classmethod
     def _known_credit(cls, value: str | None) -> str | None:
@@ -162,6 +190,17 @@ class ScanConfig(BaseModel):
         if value not in ("all", "last") and not all(p.strip() for p in value.split(",")):
             raise ValueError("give all, last, or steps with commas between, such as 10,30")
         return value
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where finished passes are kept if nothing else is said, by the platform's custom."""
+    if sys.platform == "win32" and environ.get("LOCALAPPDATA"):
+        return Path(environ["LOCALAPPDATA"]) / "arca-diag" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "arca-diag"
+    # A path that is not absolute is to be ignored, says the XDG specification.
+    given = Path(environ.get("XDG_CACHE_HOME") or "")
+    return (given if given.is_absolute() else Path.home() / ".cache") / "arca-diag"
 
 
 @dataclass(frozen=True, kw_only=True)

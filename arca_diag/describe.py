@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from arca_diag.config import JUDGING, REPLAY, ScanConfig
 from arca_diag.errors import ArcaError
@@ -28,6 +29,25 @@ from arca_diag.results import (
 from arca_diag.thresholds import OF_FILES, OF_TABLES, Cuts
 
 _PACKAGES = ("torch", "transformers", "peft", "tokenizers", "numpy", "pandas", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What a scan took, which says nothing of the run.
+
+    Attributes:
+        started_at: When, as ISO 8601.
+        seconds: How long.
+        batch_tokens: Padded tokens a batch, as they were in the end.
+        prefix_sharing: Whether completions shared prompts.
+        reused_passes: Passes that an earlier scan had run.
+    """
+
+    started_at: str
+    seconds: float
+    batch_tokens: int
+    prefix_sharing: bool
+    reused_passes: int
 
 
 def options(config: ScanConfig, inputs: Inputs, dtype: str, device: str) -> dict[str, object]:
@@ -183,14 +203,15 @@ def describe_provenance(
     config: ScanConfig,
     inputs: Inputs,
     resolved: dict[str, object],
-    started_at: str,
-    seconds: float,
+    effort: Effort,
 ) -> Provenance:
     """How the figures came about: an allow-list, nothing of the machine beyond versions."""
     return Provenance(
-        started_at=started_at,
-        seconds=round(seconds, 2),
-        reused_passes=0,
+        started_at=effort.started_at,
+        seconds=round(effort.seconds, 2),
+        reused_passes=effort.reused_passes,
+        batch_tokens=effort.batch_tokens,
+        prefix_sharing=effort.prefix_sharing,
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},
         device=str(resolved["device"]),
         dtype=str(resolved["dtype"]),

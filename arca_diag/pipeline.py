@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from arca_diag import __version__, describe, fidelity, findings, judging, store, tables
-from arca_diag.config import ScanConfig
+from arca_diag.config import ScanConfig, cache_folder
 from arca_diag.errors import ResultError
 from arca_diag.inputs.arguments import longest_of
 from arca_diag.inputs.gather import check_room, gather, load_rollouts
@@ -28,10 +28,11 @@ from arca_diag.logs import log_findings, no_spread_in_rollouts
 from arca_diag.progress import Progress, Silent
 from arca_diag.replay import device
 from arca_diag.replay.adapted import AdaptedModel, load_adapted
-from arca_diag.replay.batches import Work, plan
+from arca_diag.replay.batches import Work
 from arca_diag.replay.generate import sample_completions
 from arca_diag.replay.gradients import check_memory
 from arca_diag.replay.subsample import subsample
+from arca_diag.replay.units import Shelf, Units, open_shelf
 from arca_diag.replaying import replay_run, with_noise
 from arca_diag.report.charts import render_charts
 from arca_diag.results import SCHEMA_VERSION, Report
@@ -39,11 +40,11 @@ from arca_diag.results import SCHEMA_VERSION, Report
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """A report, where it lies, and what this call had to do for it."""
+    """A report, where it lies, and what this call had to do for it; no report of a share."""
 
-    report: Report
+    report: Report | None
     folder: Path
-    did: Literal["measured", "judged again", "nothing new"]
+    did: Literal["measured", "judged again", "nothing new", "a share of the passes"]
 
 
 def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
@@ -61,7 +62,8 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
 
     progress.stage("reading the run")
     run = find_run(config.run)
-    folder = config.out or run.root / "arca-diag"
+    name = f"arca-diag-{config.shard.replace('/', '-of-')}" if config.shard else "arca-diag"
+    folder = config.out or run.root / name
     found = store.look(folder)
     earlier = None if config.force else found
     before = earlier.report if earlier else None
@@ -90,20 +92,35 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     if config.gradients:
         check_memory(model, closely)
     store.prepare(folder, identity, keep=before is not None)
-    batches = plan(_work(inputs, selection), config.batch_tokens or device.BATCH_TOKENS[where])
+    units = Units(
+        shelf=_shelf(config, inputs, folder),
+        conditions={
+            "base": inputs.base_sha256,
+            "dtype": dtype,
+            "device": where,
+            "attention": model.attention,
+        },
+        share=config.share,
+    )
     updates = {a.checkpoint.name: layer_updates(a) for a in inputs.adapters}
     found_in_model = replay_run(
         model,
         inputs,
         selection,
-        batches,
+        _work(inputs, selection),
+        batch_tokens=config.batch_tokens or device.BATCH_TOKENS[where],
+        share=not config.no_prefix_sharing,
         dtype=dtype,
         updates=updates,
         closely=closely if config.gradients else {},
+        units=units,
         progress=progress,
     )
     del model  # for the noise the base comes again, in a higher precision
-    raw = with_noise(found_in_model, inputs, where, progress)
+    raw = with_noise(found_in_model, inputs, where, progress, units)
+    if config.shard:
+        store.write_share(folder, config.shard, run.root, config.asked())
+        return Diagnosis(report=None, folder=folder, did="a share of the passes")
 
     progress.stage("measuring")
     credit = str(describe.judging(config, inputs.run)["credit"])
@@ -122,7 +139,16 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         tool={"name": "arca-diag", "version": __version__},
         status="complete",
         provenance=describe.describe_provenance(
-            config, inputs, options, started_at, time.monotonic() - begun
+            config,
+            inputs,
+            options,
+            describe.Effort(
+                started_at=started_at,
+                seconds=time.monotonic() - begun,
+                batch_tokens=found_in_model.passes.batch_tokens,
+                prefix_sharing=found_in_model.passes.shared,
+                reused_passes=units.shelf.reused,
+            ),
         ),
         run=describe.describe_run(inputs, steps),
         adapter=describe.describe_adapter(inputs.adapters[-1]),
@@ -193,6 +219,18 @@ def _sample(
     return dataclasses.replace(inputs, census=census), sampled
 
 
+def _shelf(config: ScanConfig, inputs: Inputs, folder: Path) -> Shelf:
+    """Where finished passes are kept: for other scans too, or beside the result until it is whole.
+
+    What a base's own code does is no part of any hash: its passes serve this scan alone.
+    """
+    shared = None
+    if not config.no_cache and not config.shard and not inputs.base.trusted:
+        limit = int(config.cache_gib * 2**30)
+        shared = open_shelf(config.cache_dir or cache_folder(), limit)
+    return shared or open_shelf(folder / store.UNITS) or Shelf()
+
+
 def _choose(config: ScanConfig, inputs: Inputs, before: Report | None) -> Selection:
     groups = group_entries(inputs.census.entries)
     window = config.window
@@ -231,8 +269,9 @@ def _work(inputs: Inputs, selection: Selection) -> list[Work]:
     for adapter in inputs.adapters:
         for group in selection.for_checkpoint(adapter.checkpoint.name):
             wanted.setdefault(group.id, []).append(adapter.checkpoint.name)
+    fixed = {group.id for group in selection.fixed}
     return [
-        Work(rollout=rollout, checkpoints=tuple(wanted[group.id]))
+        Work(rollout=rollout, checkpoints=tuple(wanted[group.id]), fixed=group.id in fixed)
         for group in selection.groups()
         for rollout in group.rollouts
     ]
@@ -259,6 +298,7 @@ def _write(
         }
     )
     store.write(folder, identity, files | {store.REPORT: report.to_json().encode()})
+    store.clear_units(folder)
     return Diagnosis(report=report, folder=folder, did=did)
 
 

@@ -16,6 +16,9 @@ class Progress(Protocol):
     def advance(self, done: int) -> None:
         """So many more of the unit are done."""
 
+    def reused(self, done: int) -> None:
+        """So many more need not be done: an earlier scan has done them."""
+
 
 class Silent:
     """The default: says nothing."""
@@ -27,4 +30,7 @@ class Silent:
         """Ignore."""
 
     def advance(self, done: int) -> None:
+        """Ignore."""
+
+    def reused(self, done: int) -> None:
         """Ignore."""

@@ -15,8 +15,7 @@ from arca_diag.inputs.updates import Updates
 from arca_diag.layers import LAYERS, layer_table
 from arca_diag.progress import Progress
 from arca_diag.replay.adapted import AdaptedModel
-from arca_diag.replay.batches import Batch, Work
-from arca_diag.replay.forward import replay
+from arca_diag.replay.batches import Work
 from arca_diag.replay.gradients import measure_gradients
 from arca_diag.replay.layers import UnknownLayers, find_decoder, layer_residuals
 from arca_diag.replay.noise import (
@@ -26,8 +25,10 @@ from arca_diag.replay.noise import (
     replay_higher,
     replay_recomposed,
 )
+from arca_diag.replay.passes import Passes, replay_all
 from arca_diag.replay.scores import OTHER_BATCH, Replayed
 from arca_diag.replay.subsample import subsample
+from arca_diag.replay.units import Units
 from arca_diag.results import Skipped
 
 
@@ -37,20 +38,18 @@ class RunReplay:
 
     Attributes:
         frames: The tables, without weights, trajectories and noise.
-        scored: The first replay.
+        passes: The first replay.
         recomposed: Some of it in another batch composition.
         again: The same, to be replayed in a higher precision.
         higher: Which; None if none fits.
-        batch_tokens: Padded tokens of the largest batch.
         skipped: What could not be measured.
     """
 
     frames: tables.Tables
-    scored: list[Replayed]
+    passes: Passes
     recomposed: list[Replayed]
     again: list[Work]
     higher: str | None
-    batch_tokens: int
     skipped: list[Skipped]
 
 
@@ -58,11 +57,14 @@ def replay_run(
     model: AdaptedModel,
     inputs: Inputs,
     selection: Selection,
-    batches: list[Batch],
+    work: list[Work],
     *,
+    batch_tokens: int,
+    share: bool,
     dtype: str,
     updates: Updates,
     closely: Mapping[str, tuple[Rollout, ...]],
+    units: Units,
     progress: Progress,
 ) -> RunReplay:
     """Replay the chosen completions under every checkpoint, and look into model and gradients.
@@ -71,10 +73,13 @@ def replay_run(
         model: The base with every adapter resident.
         inputs: What the run holds.
         selection: The chosen groups, their completions loaded.
-        batches: The same, as they go through the model.
+        work: The same, each with the checkpoints that it is replayed under.
+        batch_tokens: Padded tokens a batch.
+        share: Let completions share prompts, where the architecture allows it.
         dtype: Precision of the model.
         updates: Checkpoint -> the adapter's update in every layer.
         closely: Checkpoint -> completions whose true gradients are asked for.
+        units: Where finished passes are kept, and looked for before they are run.
         progress: Hears of every pass.
     """
     steps = {a.checkpoint.name: a.checkpoint.step for a in inputs.adapters}
@@ -82,36 +87,45 @@ def replay_run(
     again = noise_work(selection, steps)
 
     progress.stage("replaying")
-    kept = names_of(again)
-    scored = list(replay(model, batches, temperature=temperature, progress=progress, keep=kept))
+    passes = replay_all(
+        model,
+        work,
+        batch_tokens=batch_tokens,
+        share=share,
+        temperature=temperature,
+        progress=progress,
+        keep=names_of(again),
+        units=units,
+    )
     found = (
-        measure_gradients(model, closely, temperature=temperature, progress=progress)
+        measure_gradients(model, closely, temperature=temperature, progress=progress, units=units)
         if closely
         else []
     )
     gradients = tables.gradient_table(found)
-    layers, skipped = _look_into_layers(model, selection, updates, steps, progress)
+    layers, skipped = _look_into_layers(model, selection, updates, steps, progress, units)
     progress.stage("measuring noise")
     return RunReplay(
         frames=tables.Tables(
-            tokens=tables.token_table(scored, steps, *token_pieces(inputs)),
+            tokens=tables.token_table(passes.scored, steps, *token_pieces(inputs)),
             trajectories=pd.DataFrame(columns=tables.TRAJECTORIES.names),
             rollouts=tables.rollout_table(r for g in selection.groups() for r in g.rollouts),
             gradients=gradients,
             layers=layers,
         ),
-        scored=scored,
+        passes=passes,
         recomposed=replay_recomposed(
-            model, batches, again, temperature=temperature, progress=progress
+            model, passes.batches, again, temperature=temperature, progress=progress, units=units
         ),
         again=again,
         higher=higher_precision(dtype, model),
-        batch_tokens=max((int(b.ids.numel()) for b in batches), default=1),
         skipped=skipped,
     )
 
 
-def with_noise(found: RunReplay, inputs: Inputs, device: str, progress: Progress) -> tables.Tables:
+def with_noise(
+    found: RunReplay, inputs: Inputs, device: str, progress: Progress, units: Units
+) -> tables.Tables:
     """The tables with the noise of every signal, for which the base may be loaded once more.
 
     The caller frees its model first.
@@ -124,10 +138,11 @@ def with_noise(found: RunReplay, inputs: Inputs, device: str, progress: Progress
             found.again,
             found.higher,
             device,
-            batch_tokens=found.batch_tokens,
+            batch_tokens=found.passes.batch_tokens,
             progress=progress,
+            units=units,
         )
-    noise = tables.noise_table(replicas, steps, found.scored)
+    noise = tables.noise_table(replicas, steps, found.passes.scored)
     return dataclasses.replace(found.frames, noise=noise)
 
 
@@ -137,12 +152,13 @@ def _look_into_layers(
     updates: Updates,
     steps: Mapping[str, int | None],
     progress: Progress,
+    units: Units,
 ) -> tuple[pd.DataFrame, list[Skipped]]:
     """The table of layers; empty, with the reason, where this model's cannot be told."""
     chosen = {name: subsample(selection, name) for name in steps}
     try:
         decoder = find_decoder(model.base)
-        found = list(layer_residuals(model, chosen, progress))
+        found = list(layer_residuals(model, chosen, progress, units))
     except UnknownLayers as error:
         reason = f"no layers.parquet: {error}"
         skipped = Skipped(id="layers", checkpoint=None, view=None, signal=None, reason=reason)

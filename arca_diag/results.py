@@ -40,6 +40,10 @@ class Provenance(_Part):
     started_at: str
     seconds: float
     reused_passes: Count = Field(description="Passes of an earlier scan that were not done again.")
+    batch_tokens: Count = Field(
+        description="Padded tokens a batch; half of what was asked where memory gave out."
+    )
+    prefix_sharing: bool = Field(description="Whether completions of a prompt shared its pass.")
     versions: dict[str, str]
     device: str
     dtype: str

@@ -5,7 +5,9 @@ report, so that the gate notices another. Only listed files are ever replaced or
 `report.json` comes last: without it a result is not finished.
 """
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -24,6 +26,11 @@ from arca_diag.tables import Tables
 
 MARKER = ".arca-diag.json"
 REPORT = "report.json"
+#: Finished passes of a scan that is not finished, where they are not in the user's cache.
+UNITS = ".units"
+#: What says of a folder which share of a scan its passes are.
+SHARE = ".share.json"
+UNIT_FILES = (".safetensors", ".part")
 _FORMAT = 1
 
 
@@ -145,6 +152,106 @@ def write(folder: Path, identity: Identity, files: Mapping[str, bytes]) -> None:
             os.replace(_beside(folder / name), folder / name)
     except OSError as error:
         raise _unwritable(folder, error) from None
+
+
+def write_share(folder: Path, share: str, run: Path, asked: Mapping[str, Any]) -> None:
+    """Say of a folder which share of which scan its units are, once they are all there.
+
+    Args:
+        folder: The share's result folder.
+        share: Which, as i/n.
+        run: The run, kept as seen from the folder.
+        asked: The scan's options.
+
+    Raises:
+        ResultError: It cannot be written.
+    """
+    seen = os.path.relpath(run.resolve(), folder.resolve())
+    content = {"share": share, "run": seen, "asked": dict(asked)}
+    try:
+        _write_file(folder / SHARE, json.dumps(content, indent=1, sort_keys=True).encode())
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A share of a scan's passes, as `write_share` left it."""
+
+    folder: Path
+    number: int
+    of: int
+    run: Path
+    asked: Mapping[str, Any]
+    identity: Identity
+
+
+def read_share(folder: Path) -> Share:
+    """Which share of which scan lies in a folder.
+
+    Raises:
+        ResultError: None does, or it was not finished.
+    """
+    earlier = look(folder)
+    try:
+        written = json.loads((folder / SHARE).read_bytes())
+        number, _, of = written["share"].partition("/")
+        if earlier is None or not isinstance(written["asked"], dict):
+            raise ValueError
+        return Share(
+            folder=folder,
+            number=int(number),
+            of=int(of),
+            run=(folder.resolve() / written["run"]).resolve(),
+            asked=written["asked"],
+            identity=earlier.identity,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ResultError(
+            f"{folder} holds no finished share of a scan",
+            hint="give the folders that `arca-diag scan RUN --shard I/N` left; one that was "
+            "stopped is finished by the same command",
+        ) from None
+
+
+def take_units(share: Share, folder: Path) -> None:
+    """Copy a share's finished passes beside a result that is to be.
+
+    Raises:
+        ResultError: They cannot be copied.
+    """
+    source = share.folder / UNITS
+    for path in source.iterdir() if source.is_dir() and not source.is_symlink() else ():
+        if path.name.endswith(UNIT_FILES[0]) and path.is_file() and not path.is_symlink():
+            keep_unit(folder, path.name, path.read_bytes())
+
+
+def keep_unit(folder: Path, name: str, content: bytes) -> None:
+    """Put a finished pass from elsewhere beside a result that is to be.
+
+    Raises:
+        ResultError: It cannot be written.
+    """
+    units = folder / UNITS
+    try:
+        units.mkdir(exist_ok=True, mode=0o700)
+        if units.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        _write_file(units / name, content)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def clear_units(folder: Path) -> None:
+    """Delete what was kept of a scan for its continuation: it has finished."""
+    units = folder / UNITS
+    if units.is_symlink() or not units.is_dir():
+        return
+    for path in units.iterdir():
+        if path.name.endswith(UNIT_FILES) and not path.is_dir():
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else is in it: not ours to delete
+        units.rmdir()
 
 
 def read_table(folder: Path, report: Report, name: str) -> pd.DataFrame:

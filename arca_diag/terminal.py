@@ -35,6 +35,7 @@ class _RichProgress:
         self.bar = bar
         self.task = bar.add_task("starting", total=None, rate="")
         self.begun = 0.0
+        self.given = 0
         self.unit = ""
 
     def stage(self, name: str) -> None:
@@ -43,12 +44,19 @@ class _RichProgress:
     def start(self, total: int, unit: str) -> None:
         self.begun = time.monotonic()
         self.unit = unit
+        self.given = 0
         self.bar.update(self.task, total=total, completed=0)
+
+    def reused(self, done: int) -> None:
+        # Out of what the bar knows: its rate and time left are those of the work to do.
+        self.given += done
+        self.bar.update(self.task, total=(self.bar.tasks[0].total or 0) - done)
 
     def advance(self, done: int) -> None:
         task = self.bar.tasks[0]
         rate = (task.completed + done) / max(time.monotonic() - self.begun, 1e-9)
-        told = f"{task.completed + done:,.0f}/{task.total:,.0f} {self.unit}, {rate:,.0f}/s"
+        of = f"{task.completed + done + self.given:,.0f}/{(task.total or 0) + self.given:,.0f}"
+        told = f"{of} {self.unit}, {rate:,.0f}/s"
         self.bar.update(self.task, advance=done, rate=told)
 
 

@@ -26,6 +26,13 @@ from hypothesis import strategies as st
 # when it is imported, so it must stand here, before any test module does that.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# No folder can be made there: every scan measures anew, and nothing comes from another test's.
+# Libraries keep theirs.
+_CACHES = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+os.environ.setdefault("MPLCONFIGDIR", os.path.join(_CACHES, "matplotlib"))
+os.environ.setdefault("HF_HOME", os.path.join(_CACHES, "huggingface"))
+os.environ["XDG_CACHE_HOME"] = os.devnull
+
 # The same examples on every machine, however slow and busy it is.
 settings.register_profile("arca", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("arca")

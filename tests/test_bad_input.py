@@ -271,6 +271,8 @@ class TestAdaptersThatCannotBeUsed:
 
             def advance(self, done: int) -> None: ...
 
+            def reused(self, done: int) -> None: ...
+
         flags = {"run": run, "groups": 1, "fixed_groups": 1}
         report = diagnose(resolve(flags, environ={}, cwd=tmp_path), Vandal()).report
         assert not (run / "checkpoint-20").exists()

@@ -11,7 +11,17 @@ from arca_diag import measurements
 from arca_diag.diagnostics.agnosticism import explained
 from arca_diag.diagnostics.uncertainty import cluster_mean
 from arca_diag.thresholds import DEFAULT
-from tests.benchmarks import comparisons, coverage, detection, drawing, planted, plants, tally
+from tests.benchmarks import (
+    comparisons,
+    coverage,
+    detection,
+    drawing,
+    planted,
+    plants,
+    replay,
+    tally,
+    workload,
+)
 from tests.benchmarks.planted import Recipe
 from tests.benchmarks.tally import Case
 from tests.benchmarks.truth import BORDERLINE, CUT_OF, truths
@@ -285,3 +295,34 @@ class TestTally:
         ]
         found = tally.curves(cases)["credit-floor"]
         assert (found["monotone"], found["crosses_at_cut"]) == (monotone, crosses)
+
+
+class TestReplay:
+    def test_the_workload_is_the_one_that_is_told(self):
+        rollouts = workload.group_rollouts(100, 3)
+        assert len(rollouts) == 3 * workload.EACH
+        assert {len(r.prompt_ids) for r in rollouts} == {45}
+        assert np.mean([len(r.completion_ids) for r in rollouts]) == 17
+        assert workload.all_tokens(rollouts) == 24 * (45 + 17)
+        assert workload.floor_tokens(rollouts) == 3 * 45 + 24 * 17
+
+    def test_repeats_take_turns(self):
+        turns = []
+        took = replay.seconds(2, a=lambda: turns.append("a"), b=lambda: turns.append("b"))
+        assert turns == ["a", "b", "a", "b"]
+        assert took.keys() == {"a", "b"}
+
+    def test_a_bar_is_missed_on_its_own_side(self):
+        assert replay.most("x", 0.7, 0.7).met
+        assert not replay.most("x", 0.71, 0.7).met
+        assert replay.least("x", 3.5, 3.5).met
+        assert not replay.least("x", 3.4, 3.5).met
+
+    def test_it_runs_on_a_tiny_model_and_writes_its_figures(self, tmp_path, capsys):
+        only = "passes,second,sample,diagnostics"
+        out = tmp_path / "figures.json"
+        assert replay.main(["--quick", "--only", only, "--out", str(out)]) == 0
+        rows = json.loads(out.read_text())["rows"]
+        assert len(rows) == 7
+        assert all(row["value"] > 0 for row in rows)
+        assert "prompts of 45 tokens, completions of 17 on average" in capsys.readouterr().out

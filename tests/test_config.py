@@ -268,7 +268,15 @@ class TestOptionLists:
     def test_what_is_never_compared_is_in_neither(self):
         rest = set(ScanConfig.model_fields) - set(JUDGING) - set(REPLAY)
         rest -= {"thresholds"}  # in parts: see `thresholds_of`
-        assert rest == {"run", "checkpoints", "out", "batch_tokens", "force", "allow_download"}
+        passes = {
+            "batch_tokens",
+            "no_prefix_sharing",
+            "no_cache",
+            "cache_dir",
+            "cache_gib",
+            "shard",
+        }
+        assert rest == {"run", "checkpoints", "out", "force", "allow_download"} | passes
 
 
 class TestCredit:

@@ -128,6 +128,8 @@ def report(**given: Any) -> Report:
             started_at="2026-06-01T12:00:00Z",
             seconds=1.5,
             reused_passes=0,
+            batch_tokens=2048,
+            prefix_sharing=True,
             versions={"numpy": "2.4.6"},
             device="cpu",
             dtype="float32",

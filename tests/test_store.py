@@ -35,6 +35,8 @@ def report(**given: Any) -> Report:
             started_at="2026-01-01T00:00:00+00:00",
             seconds=1.0,
             reused_passes=0,
+            batch_tokens=2048,
+            prefix_sharing=True,
             versions={},
             device="cpu",
             dtype="float32",

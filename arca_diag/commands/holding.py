@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from arca_diag.commands.scanning import RESULT, resolved_config, runs_of
+from arca_diag.commands.scanning import RESULT, check_whole, resolved_config, runs_of
 from arca_diag.config import Resolved as ResolvedConfig
 from arca_diag.config import config_tables, gate_environment
 from arca_diag.errors import ArcaError, ResultError
@@ -78,6 +78,7 @@ def hold(target: Path, judging: Mapping[str, Any], file: Path | None, progress: 
         disk = look_beside(folder, before, run.root, growing=grown)
         if disk.stale or disk.foreign or not grown:
             return _judged(folder, before, asked, disk)
+    check_whole(asked.config)
     from arca_diag.pipeline import diagnose  # torch: seconds, so only where a model is needed
 
     try:
@@ -87,6 +88,7 @@ def hold(target: Path, judging: Mapping[str, Any], file: Path | None, progress: 
         more = f"`{scan}` has an option for it (--base and others), and its result can be gated"
         error.hint = f"{error.hint}; {more}" if error.hint else more
         raise
+    assert done.report is not None, "no share was asked for"
     return Held(report=done.report, credit=None, disk=OnDisk(compared=True))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from arca_diag.config import Resolved, ScanConfig, resolve, resolve_with_origins
-from arca_diag.errors import ArcaError
+from arca_diag.errors import ArcaError, ConfigError
 
 #: Name of the result's folder in a run.
 RESULT = "arca-diag"
@@ -20,6 +20,19 @@ def config_of(flags: Mapping[str, Any]) -> ScanConfig:
 def resolved_config(flags: Mapping[str, Any], file: Path | None = None) -> Resolved:
     """The same with the origin of every value; `file` is read instead of those found."""
     return resolve_with_origins(flags, runs=runs_of(Path(flags["run"])), file=file)
+
+
+def check_whole(config: ScanConfig) -> None:
+    """Check that a scan will have a report for the gate.
+
+    Raises:
+        ConfigError: It is a share of one.
+    """
+    if config.shard:
+        raise ConfigError(
+            f"shard {config.shard} gives a part of a result, and the gate needs a whole one",
+            hint="join the shares with `arca-diag merge`, then use `arca-diag gate`",
+        )
 
 
 def runs_of(path: Path) -> set[Path]:

@@ -1,7 +1,9 @@
 """A base model with the adapters of a run resident: one active, or none, or another reference."""
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +52,7 @@ class AdaptedModel:
         self.plain_head = base.get_output_embeddings()
         self._running = base
         self._labels: dict[str, str] = {}  # resident adapter -> its name in PEFT
+        self._contents: dict[str | None, str] = {None: "base"}  # what `using` takes -> its hash
         self._references: dict[str, str] = {}  # checkpoint -> resident adapter
         self._known_biases = {n: p for n, p in base.named_parameters() if n.endswith(".bias")}
         self._biases: dict[str, dict[str, Tensor]] = {}  # resident adapter -> trained biases
@@ -106,6 +109,7 @@ class AdaptedModel:
             ) from error
         name = name or said
         self._labels[name] = label
+        self._contents[name] = _hash_of(adapter, initial)
         if rewrites_base(adapter):
             self._with_start.add(name)
         self._biases[name] = {k: v.to(self._known_biases[k]) for k, v in biases.items()}
@@ -130,8 +134,12 @@ class AdaptedModel:
                 held[content] = name
             self._references[checkpoint] = held[content]
 
-    def refer_to_model(self, other: Any) -> None:
+    def refer_to_model(self, other: Any, sha256: str = "") -> None:
         """Take another base model as the reference of every checkpoint.
+
+        Args:
+            other: The model.
+            sha256: Of its files.
 
         Raises:
             ArcaError: Its vocabulary or its width is another, so that nothing can be compared.
@@ -145,10 +153,22 @@ class AdaptedModel:
                     "with --reference",
                 )
         self.other = other
+        self._contents[self.OTHER_BASE] = sha256
 
     def reference_of(self, checkpoint: str) -> str | None:
         """What `using` is to run as the reference of a checkpoint; None is the bare base."""
         return self.OTHER_BASE if self.other is not None else self._references.get(checkpoint)
+
+    @property
+    def attention(self) -> str:
+        """Which implementation of attention runs."""
+        return str(getattr(self.base.config, "_attn_implementation", None))
+
+    def content_of(self, name: str | None) -> str:
+        """A hash of what `using` runs by this name, beside the base."""
+        if name not in self._contents:
+            raise ValueError(f"no adapter {name!r} is resident")
+        return self._contents[name]
 
     def _trained_biases(self, adapter: Adapter, label: str, expected: dict[str, Any]) -> set[str]:
         """The base's own biases that the adapter's file must hold, by their names in the base."""
@@ -263,6 +283,22 @@ class AdaptedModel:
             input_ids=ids, attention_mask=mask, use_cache=False
         ).last_hidden_state
 
+    def hidden_of_trees(
+        self,
+        ids: Int[Tensor, "row node"],
+        depth: Int[Tensor, "row node"],
+        end: Int[Tensor, "row node"],
+    ) -> Float[Tensor, "row node hidden"]:
+        """The same for rows that are trees: a node sees itself and its ancestors (see `trees`)."""
+        node = torch.arange(ids.shape[1], device=ids.device)
+        sees = (node <= node[:, None]) & (node[:, None] < end[:, None, :])
+        dtype = self._running.dtype
+        mask = torch.zeros(sees.shape, dtype=dtype, device=ids.device)
+        mask = mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+        return self._running.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=depth, use_cache=False
+        ).last_hidden_state
+
     def head(self, hidden: Float[Tensor, "token hidden"]) -> Float[Tensor, "token vocabulary"]:
         """Logits as the model computes them: the head's module, then scaling and soft-capping."""
         config = self._running.config
@@ -330,8 +366,15 @@ def load_adapted(inputs: Inputs, dtype: str, device: str) -> tuple[AdaptedModel,
             hint="choose another with --reference, for example --reference base",
         ) from error
     if inputs.reference_base:
-        model.refer_to_model(load_model(inputs.reference_base, getattr(torch, dtype), device))
+        other = inputs.reference_base
+        model.refer_to_model(load_model(other, getattr(torch, dtype), device), other.sha256())
     return model, dataclasses.replace(inputs, adapters=tuple(fitting), unreadable=unreadable)
+
+
+def _hash_of(adapter: Adapter, initial: Adapter | None) -> str:
+    """Of all that `add` makes something of."""
+    parts = [(a.sha256, a.config) for a in (adapter, initial) if a is not None]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def _layer_shapes(base: Any) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.progress import Progress
 from arca_diag.replay.adapted import AdaptedModel
 from arca_diag.replay.scores import TokenGradients
+from arca_diag.replay.units import Units, hash_ids
 
 #: LoRA parameters, each with the part of it that training moved.
 Trained = list[tuple[torch.nn.Parameter, tuple[slice, ...]]]
@@ -36,6 +37,7 @@ def measure_gradients(
     *,
     temperature: float,
     progress: Progress,
+    units: Units | None = None,
 ) -> Iterator[TokenGradients]:
     """Gradient norms of the counted tokens of chosen completions, a forward pass a completion.
 
@@ -47,15 +49,39 @@ def measure_gradients(
         chosen: Checkpoint -> its completions.
         temperature: Logits are divided by it.
         progress: Hears of every backward pass.
+        units: Where finished completions are kept, and looked for before they are run.
 
     Raises:
         CheckpointError: A gradient is not finite.
     """
+    units = (units or Units()).under(temperature=temperature)
     progress.stage("gradients, one backward pass a token")
     progress.start(sum(r.n_counted for rollouts in chosen.values() for r in rollouts), "tokens")
     for checkpoint, rollouts in chosen.items():
-        for rollout in rollouts:
-            yield _one(model, checkpoint, rollout, temperature, progress)
+        for place, rollout in enumerate(rollouts):
+            if not units.mine(place):
+                continue
+            positions = np.flatnonzero(rollout.mask)
+            what = {
+                "gradients of": hash_ids(
+                    rollout.prompt_ids, rollout.completion_ids, positions.tolist()
+                ),
+                "model": model.content_of(checkpoint),
+            }
+            known = units.find(what, {"norm, factor": ((2, len(positions)), torch.float64)})
+            if known:
+                progress.reused(len(positions))
+                found = known["norm, factor"]
+            else:
+                found = _one(model, checkpoint, rollout, temperature, progress)
+                units.keep(what, {"norm, factor": found})
+            yield TokenGradients(
+                rollout=rollout,
+                checkpoint=checkpoint,
+                position=positions,
+                gradient_norm=found[0].numpy(),
+                output_factor=found[1].numpy(),
+            )
 
 
 def check_memory(model: AdaptedModel, chosen: Mapping[str, tuple[Rollout, ...]]) -> None:
@@ -113,7 +139,8 @@ def _one(
     rollout: Rollout,
     temperature: float,
     progress: Progress,
-) -> TokenGradients:
+) -> Float[Tensor, "2 counted"]:
+    """Gradient norm and output factor of every counted token."""
     positions = np.flatnonzero(rollout.mask)
     norms, factors = [], []
     device = model.base.get_input_embeddings().weight.device
@@ -136,13 +163,7 @@ def _one(
             f"{checkpoint}: gradients of completion {rollout.id} are NaN or infinite",
             hint="in float16 or bfloat16, try --dtype float32; or leave --gradients away",
         )
-    return TokenGradients(
-        rollout=rollout,
-        checkpoint=checkpoint,
-        position=positions,
-        gradient_norm=np.array(norms, dtype=np.float64),
-        output_factor=np.array(factors, dtype=np.float64),
-    )
+    return torch.tensor([norms, factors], dtype=torch.float64)
 
 
 def _pull(logits: Float[Tensor, " vocabulary"], target: int) -> Float[Tensor, " vocabulary"]:

@@ -1,4 +1,4 @@
-"""The language-model head in tiles of tokens: (batch, position, vocabulary) is never held."""
+"""The language-model head in tiles of states: (batch, position, vocabulary) is never held."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,29 +9,35 @@ from torch import Tensor
 
 _TILE_ELEMENTS = 2**22  # logits in a tile: 16 MB in float32, whatever the vocabulary
 
+#: Logits that a CPU works on at a time: what is read and written several times over stays in its
+#: cache, which makes the work on a large vocabulary four times as fast.
+_CACHED_ELEMENTS = 2**18
+
 #: Hidden states -> logits, as the model itself computes them.
 Head = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadScores:
-    """What the head says of each token, on the CPU in float64, nats.
+    """What the head says, on the CPU in float64, nats.
 
     Attributes:
-        logprob: Log-probability of the token that follows.
-        entropy: Entropy over the full vocabulary.
-        kl_exact: KL(this || reference) over the full vocabulary; 0 for the reference itself.
+        logprob: Log-probability of each token that follows.
+        entropy: Entropy over the full vocabulary, of each state.
+        kl_exact: KL(this || reference) over the full vocabulary, of each state; 0 for the
+            reference itself.
     """
 
     logprob: Float[Tensor, " token"]
-    entropy: Float[Tensor, " token"]
-    kl_exact: Float[Tensor, " token"]
+    entropy: Float[Tensor, " state"]
+    kl_exact: Float[Tensor, " state"]
 
 
 def score_tokens(
-    reference: tuple[Float[Tensor, "token hidden"], Head],
-    adapted: list[tuple[Float[Tensor, "token hidden"], Head]],
+    reference: tuple[Float[Tensor, "state hidden"], Head],
+    adapted: list[tuple[Float[Tensor, "state hidden"], Head]],
     targets: Int[Tensor, " token"],
+    at: Int[Tensor, " token"],
     *,
     vocabulary: int,
     temperature: float,
@@ -45,50 +51,69 @@ def score_tokens(
     Args:
         reference: Hidden states at the predicting positions, and the head that reads them.
         adapted: The same for each adapted model.
-        targets: The id that follows each position.
+        targets: The ids that follow.
+        at: Which state each of them follows; one state can have several.
         vocabulary: Size of the vocabulary; decides the tile.
         temperature: The sampling temperature that trainers divide logits by.
 
     Returns:
         The reference's scores, and one set for each adapted model.
     """
+    models = [reference, *adapted]
     tile = max(1, _TILE_ELEMENTS // vocabulary)
-    collected: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(1 + len(adapted))]
-    for start in range(0, len(targets), tile):
-        part = slice(start, start + tile)
-        ref_logp = _log_softmax(reference, part, temperature)
-        collected[0].append(_score(ref_logp, ref_logp, targets[part]))
-        for place, model in enumerate(adapted, start=1):
-            logp = _log_softmax(model, part, temperature)
-            collected[place].append(_score(logp, ref_logp, targets[part]))
-    scores = [
-        HeadScores(
-            logprob=_to_cpu([c[0] for c in parts]),
-            entropy=_to_cpu([c[1] for c in parts]),
-            kl_exact=_to_cpu([c[2] for c in parts]),
-        )
-        for parts in collected
-    ]
+    cached = _CACHED_ELEMENTS // vocabulary if at.device.type == "cpu" else tile
+    rows = min(tile, max(1, cached))
+    tile = rows * (tile // rows)
+    count = len(reference[0])
+    order = torch.argsort(at, stable=True)
+    bounds = torch.arange(0, count + rows, rows, device=at.device)
+    cuts = torch.searchsorted(at[order], bounds).tolist()  # tokens that follow each piece
+    tokens: list[list[Tensor]] = [[] for _ in models]
+    states: list[list[Tensor]] = [[] for _ in models]
+    for start in range(0, count, tile):
+        ref_pieces: list[Tensor] = []
+        for place, (hidden, head) in enumerate(models):
+            logits = head(hidden[start : start + tile])
+            for number, first in enumerate(range(0, len(logits), rows)):
+                logp = _log_softmax(logits[first : first + rows], temperature)
+                if place == 0:
+                    ref_pieces.append(logp)
+                begin = start + first
+                following = order[cuts[begin // rows] : cuts[begin // rows + 1]]
+                tokens[place].append(logp[at[following] - begin, targets[following]])
+                states[place].append(_over_vocabulary(logp, ref_pieces[number]))
+            del logits, logp  # before the next model's are made
+    back = torch.argsort(order).cpu()
+    scores = []
+    for of_tokens, of_states in zip(tokens, states, strict=True):
+        entropy, kl = _to_cpu(of_states, torch.empty(2, 0))
+        logprob = _to_cpu(of_tokens, torch.empty(0))[back]
+        scores.append(HeadScores(logprob=logprob, entropy=entropy, kl_exact=kl))
     return scores[0], scores[1:]
 
 
-def _log_softmax(model: tuple[Tensor, Head], part: slice, temperature: float) -> Tensor:
-    hidden, head = model
-    logits = head(hidden[part])
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return torch.log_softmax(logits / temperature, dim=-1)
+    return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 
 
-def _score(logp: Tensor, ref_logp: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _over_vocabulary(logp: Tensor, ref_logp: Tensor) -> Float[Tensor, "2 state"]:
+    """Entropy, and KL from the reference, of every state."""
     probability = logp.exp()
-    chosen = logp.gather(-1, targets[:, None]).squeeze(-1)
-    # A logit of -inf gives p = 0 and p log p = 0, not NaN.
-    impossible = probability == 0
-    entropy = -(probability * logp).masked_fill(impossible, 0).sum(-1)
-    kl = (probability * (logp - ref_logp)).masked_fill(impossible, 0).sum(-1)
-    return chosen, entropy.clamp(min=0), kl.clamp(min=0)
+    entropy = -_dot(probability, logp)
+    same = logp is ref_logp
+    kl = torch.zeros_like(entropy) if same else _dot(probability, logp - ref_logp)
+    return torch.stack([entropy, kl]).clamp(min=0)
 
 
-def _to_cpu(parts: list[Tensor]) -> Tensor:
+def _dot(probability: Tensor, values: Tensor) -> Tensor:
+    """Sum of p times value, in one pass; a logit of -inf gives p = 0 and 0, not NaN."""
+    total = torch.linalg.vecdot(probability, values)
+    if torch.isfinite(total).all():
+        return total
+    return torch.linalg.vecdot(probability, values.masked_fill(probability == 0, 0))
+
+
+def _to_cpu(parts: list[Tensor], nothing: Tensor) -> Tensor:
     """Off the device first: not every device has float64."""
-    return torch.cat([p.cpu() for p in parts]).double() if parts else torch.empty(0).double()
+    return torch.cat([p.cpu() for p in parts] or [nothing], dim=-1).double()

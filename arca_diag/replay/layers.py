@@ -14,6 +14,7 @@ from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.progress import Progress
 from arca_diag.replay.adapted import AdaptedModel
 from arca_diag.replay.scores import LayerResiduals
+from arca_diag.replay.units import Units, hash_ids
 
 #: Counted tokens of a completion that are looked at, evenly spread: every layer's state of each is
 #: held at once.
@@ -59,7 +60,10 @@ def find_decoder(model: Any) -> Decoder:
 
 
 def layer_residuals(
-    model: AdaptedModel, chosen: Mapping[str, tuple[Rollout, ...]], progress: Progress
+    model: AdaptedModel,
+    chosen: Mapping[str, tuple[Rollout, ...]],
+    progress: Progress,
+    units: Units | None = None,
 ) -> Iterator[LayerResiduals]:
     """The residual of the embedding, of every decoder layer and of the final norm.
 
@@ -69,46 +73,75 @@ def layer_residuals(
         model: The base with the adapters resident.
         chosen: Checkpoint -> its completions.
         progress: Hears of every pass.
+        units: Where finished passes are kept, and looked for before they are run.
 
     Raises:
         UnknownLayers: The decoder layers of base or reference cannot be told, or a layer does
             not run once a pass and give one state a position.
     """
-    find_decoder(model.base)
+    count = len(find_decoder(model.base).layers) + 2
+    units = units or Units()
     progress.stage("looking into the layers")
     lengths = [len(r.prompt_ids) + len(r.completion_ids) for many in chosen.values() for r in many]
     progress.start(2 * sum(lengths), "tokens")
     with torch.inference_mode():
         for checkpoint, rollouts in chosen.items():
-            for rollout in rollouts:
-                yield from _one(model, checkpoint, rollout, progress)
+            for place, rollout in enumerate(rollouts):
+                if not units.mine(place):
+                    continue
+                norms = _norms_of(model, checkpoint, rollout, count, progress, units)
+                for layer, (residual, ref_norm) in enumerate(norms.numpy(), start=-1):
+                    yield LayerResiduals(
+                        rollout=rollout,
+                        checkpoint=checkpoint,
+                        layer=layer,
+                        residual=residual,
+                        ref_norm=ref_norm,
+                    )
 
 
-def _one(
-    model: AdaptedModel, checkpoint: str, rollout: Rollout, progress: Progress
-) -> Iterator[LayerResiduals]:
+def _norms_of(
+    model: AdaptedModel,
+    checkpoint: str,
+    rollout: Rollout,
+    count: int,
+    progress: Progress,
+    units: Units,
+) -> Float[Tensor, "layer 2 token"]:
+    """Residual and norm of h_ref of every layer."""
     counted = np.flatnonzero(rollout.mask)
     picked = np.linspace(0, len(counted) - 1, min(MOST_TOKENS, len(counted))).round().astype(int)
     places = torch.tensor(len(rollout.prompt_ids) - 1 + counted[picked])
-    reference = _states(model, model.reference_of(checkpoint), rollout, places)
+    against = model.reference_of(checkpoint)
+    tokens = 2 * (len(rollout.prompt_ids) + len(rollout.completion_ids))
+    what = {
+        "layers of": hash_ids(rollout.prompt_ids, rollout.completion_ids, places.tolist()),
+        "model": model.content_of(checkpoint),
+        "reference": model.content_of(against),
+    }
+    layout = {"norms": ((count, 2, len(places)), torch.float64)}
+    if known := units.find(what, layout, passes=2):
+        progress.reused(tokens)
+        return known["norms"]
+    reference = _states(model, against, rollout, places)
     adapted = _states(model, checkpoint, rollout, places)
-    progress.advance(2 * (len(rollout.prompt_ids) + len(rollout.completion_ids)))
+    progress.advance(tokens)
     if len(reference) != len(adapted):
         raise UnknownLayers(
             f"the reference has {len(reference) - 2} layers, and the policy {len(adapted) - 2}"
         )
-    for layer, (on, off) in enumerate(zip(adapted, reference, strict=True), start=-1):
-        yield LayerResiduals(
-            rollout=rollout,
-            checkpoint=checkpoint,
-            layer=layer,
-            residual=_norms(on - off),
-            ref_norm=_norms(off),
-        )
+    norms = torch.stack(
+        [
+            torch.stack([_norm(on - off), _norm(off)])
+            for on, off in zip(adapted, reference, strict=True)
+        ]
+    )
+    units.keep(what, {"norms": norms})
+    return norms
 
 
-def _norms(states: Float[Tensor, "token hidden"]) -> Float[np.ndarray, " token"]:
-    return torch.linalg.vector_norm(states, dim=-1).cpu().double().numpy()
+def _norm(states: Float[Tensor, "token hidden"]) -> Float[Tensor, " token"]:
+    return torch.linalg.vector_norm(states, dim=-1).cpu().double()
 
 
 def _states(

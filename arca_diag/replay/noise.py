@@ -21,6 +21,7 @@ from arca_diag.replay.batches import Batch, Work, plan, recompose
 from arca_diag.replay.forward import replay
 from arca_diag.replay.scores import FLOAT32, FLOAT64, Replayed
 from arca_diag.replay.subsample import fixed_hash
+from arca_diag.replay.units import Units
 
 #: Prompts that are replayed again, if there are so many: twice what is needed to judge anything,
 #: for noise over signal is skewed, and a few of it all look small.
@@ -70,6 +71,7 @@ def replay_recomposed(
     *,
     temperature: float,
     progress: Progress,
+    units: Units | None = None,
 ) -> list[Replayed]:
     """Replay in another composition of batches: see `recompose`.
 
@@ -79,9 +81,16 @@ def replay_recomposed(
         work: What to replay again under what.
         temperature: Logits are divided by it.
         progress: Hears of every pass.
+        units: Where finished passes are kept, and looked for before they are run.
     """
-    again = recompose(batches, work)
-    found = replay(model, again, temperature=temperature, progress=progress, keep=names_of(work))
+    found = replay(
+        model,
+        recompose(batches, work),
+        temperature=temperature,
+        progress=progress,
+        keep=names_of(work),
+        units=units,
+    )
     # One that ran beside a copy of itself comes twice.
     return list({(r.checkpoint, r.rollout.id): r for r in found}.values())
 
@@ -106,6 +115,7 @@ def replay_higher(
     *,
     batch_tokens: int,
     progress: Progress,
+    units: Units | None = None,
 ) -> list[Replayed]:
     """Replay in a higher precision, from the base's own weights and not from rounded ones.
 
@@ -119,6 +129,7 @@ def replay_higher(
         device: Kind of device to try first.
         batch_tokens: Padded tokens a batch.
         progress: Hears of every pass.
+        units: Where finished passes are kept, and looked for before they are run.
     """
 
     def on(device: str) -> list[Replayed]:
@@ -127,7 +138,14 @@ def replay_higher(
         batches = plan(work, batch_tokens)
         # Norms in float64 models of transformers are float32's: only the vectors tell.
         keep = names_of(work) if dtype == FLOAT64 else ()
-        found = replay(model, batches, temperature=inputs.temperature, progress=progress, keep=keep)
+        found = replay(
+            model,
+            batches,
+            temperature=inputs.temperature,
+            progress=progress,
+            keep=keep,
+            units=(units or Units()).under(dtype=dtype, device=device),
+        )
         return list(found)
 
     try:

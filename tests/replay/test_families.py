@@ -47,13 +47,20 @@ FAMILIES = {
         ["c_attn"],
     ),
 }
-SEQUENCES = (([1, 2, 3], [4, 5, 6, 7]), ([9, 8], [7, 6, 5, 4, 3, 2]))
+SEQUENCES = (
+    ([1, 2, 3], [4, 5, 6, 7]),
+    ([1, 2, 3], [9, 4]),
+    ([9, 8], [7, 6, 5, 4, 3, 2]),
+)
 TEMPERATURE = 0.7
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+@pytest.mark.parametrize("share", [False, True], ids=["plain", "shared"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_is_scored_as_its_own_forward_scores(family: str, tmp_path: Path) -> None:
+def test_a_family_is_scored_as_its_own_forward_scores(
+    family: str, share: bool, tmp_path: Path
+) -> None:
     fields, targets = FAMILIES[family]
     config = AutoConfig.for_model(family, **fields)
     torch.manual_seed(0)
@@ -85,7 +92,9 @@ def test_a_family_is_scored_as_its_own_forward_scores(family: str, tmp_path: Pat
         )
         for number, (prompt, completion) in enumerate(SEQUENCES)
     ]
-    found = list(replay(model, plan(work, 100), temperature=TEMPERATURE, progress=Silent()))
+    batches = plan(work, 100, share=share)
+    assert any(not b.chains for b in batches) is share
+    found = list(replay(model, batches, temperature=TEMPERATURE, progress=Silent()))
     assert len(found) == len(SEQUENCES)
     for one in found:
         prompt, completion = SEQUENCES[int(one.rollout.id)]

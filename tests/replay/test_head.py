@@ -28,6 +28,7 @@ def score(
         look_up(ref_logits),
         [look_up(z) for z in logits],
         targets,
+        torch.arange(len(targets)),
         vocabulary=ref_logits.shape[1],
         temperature=temperature,
     )
@@ -116,6 +117,7 @@ def test_no_more_than_a_tile_of_logits_is_ever_held(tile, monkeypatch) -> None:
             (hidden, watched),
             [(hidden, watched)] * 3,
             torch.zeros(23, dtype=torch.long),
+            torch.arange(23),
             vocabulary=VOCABULARY,
             temperature=1.0,
         )

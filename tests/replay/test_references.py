@@ -155,7 +155,7 @@ def test_equal_references_cost_one_pass(tmp_path: Path, seeds: tuple[int, int], 
 
     work = [Work(rollout=r, checkpoints=tuple(NAMES)) for r in rollouts]
     list(replay(loaded(run), plan(work, 90), temperature=1.0, progress=Listener()))
-    real = sum(len(r.prompt_ids + r.completion_ids) for r in rollouts)
+    real = sum(len(r.prompt_ids + r.completion_ids) - 1 for r in rollouts)
     assert heard[0] == -(2 + extra) * real
     assert sum(heard) == 0
 

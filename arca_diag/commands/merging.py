@@ -1,0 +1,66 @@
+"""`arca-diag merge`: the shares of one scan into one result."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from arca_diag.results import ExitCode
+from arca_diag.terminal import (
+    fixable_errors,
+    print_raw,
+    progress_bar,
+    say_more,
+    shown,
+    stderr,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from arca_diag.pipeline import Diagnosis
+
+
+def merge(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="What `scan --shard I/N` left, all N.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Result folder. (default: RUN/arca-diag)")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print report.json, and nothing else.")
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv for all.")
+    ] = 0,
+) -> None:
+    """Join the shares that `scan --shard I/N` ran into one result, as one scan would give."""
+    with fixable_errors():
+        say_more(verbose)
+        with progress_bar() as progress:
+            progress.stage("starting")
+            from arca_diag.merging import merge_shards
+
+            diagnosis = merge_shards(folders, out, progress)
+        print_diagnosis(diagnosis, as_json)
+        if diagnosis.report is not None and diagnosis.report.status == "nothing-measured":
+            raise typer.Exit(ExitCode.NOTHING_MEASURED)
+
+
+def print_diagnosis(diagnosis: "Diagnosis", as_json: bool) -> None:
+    """What a scan found; of a share, where it lies."""
+    folder = shown(diagnosis.folder)
+    if diagnosis.report is None:
+        said = f"{folder}: {diagnosis.did}; join all with `arca-diag merge`"
+        stderr().print(Text(said), soft_wrap=True)
+        return
+    if diagnosis.did != "measured":
+        stderr().print(Text(f"{diagnosis.folder}: {diagnosis.did}"), soft_wrap=True)
+    if as_json:
+        print_raw((diagnosis.folder / "report.json").read_text("utf-8"))
+        return
+    from arca_diag.report.console import print_report
+
+    next_command = f"arca-diag gate {folder}"
+    print_report(stdout(), diagnosis.report, folder, next_command)

@@ -131,6 +131,8 @@ def report(
             "started_at": "2026-01-01T00:00:00+00:00",
             "seconds": 1.0,
             "reused_passes": 0,
+            "batch_tokens": 4096,
+            "prefix_sharing": True,
             "versions": {},
             "device": "cpu",
             "dtype": "float32",

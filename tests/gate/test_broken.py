@@ -270,6 +270,12 @@ class TestBaselines:
             ("max-decrease", (0.5, 0.49, 0.8), (0.3, 0.29, 0.31), 1),
             ("max-decrease", (0.5, 0.49, 0.51), (0.3, 0.29, 0.6), 3),
             ("max-decrease", (0.5, 0.49, 0.51), (0.3, 0.0, 0.31), 1),
+            ("max-increase", (0.5, 0.2, 0.51), (0.45, 0.44, 0.46), 3),
+            ("max-increase", (0.5, 0.49, 0.8), (0.45, 0.44, 0.46), 0),
+            ("max-increase", (0.5, 0.49, 0.51), (0.45, 0.44, 0.8), 3),
+            ("max-decrease", (0.5, 0.49, 0.8), (0.55, 0.54, 0.56), 3),
+            ("max-decrease", (0.5, 0.49, 0.51), (0.55, 0.2, 0.56), 3),
+            ("max-decrease", (0.5, 0.49, 0.51), (0.55, 0.54, 0.9), 0),
         ],
     )
     def test_the_side_of_each_interval_that_counts_is_the_one_towards_the_other(

@@ -29,7 +29,7 @@ from arca_diag.results import Report
 from tests.gate.test_outcome import PUBLISHED
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
-SMALL = {"groups": 12, "fixed_groups": 12}
+SMALL = {"groups": 16, "fixed_groups": 16}
 LAST = re.compile(r"arca-diag: (PASSED|FAILED|INCONCLUSIVE|ERROR) .+ in \d+\.\d s", re.DOTALL)
 FORMATS = ("text", "json", "junit", "github", "sarif", "markdown")
 

@@ -120,6 +120,11 @@ class TestUpdatingABaseline:
         assert done.exit_code == 1
         assert "not written: baseline-new-findings failed" in done.stdout
 
+    def test_what_had_nothing_to_look_at_is_told_once_a_reason(self) -> None:
+        done = gate(str(write(Path("good"), report())))
+        told = "baseline-unlike, baseline-new-findings (no baseline was named)\n"
+        assert told in done.stdout
+
     def test_what_is_compared_is_said(self) -> None:
         good = str(write(Path("good"), report()))
         gate(good, *self.UPDATE)

@@ -27,9 +27,12 @@ def text_lines(result: GateResult) -> list[Text]:
     out += [Text(f"note: {harmless(note)}") for note in result.notes]
     passed = result.of_status("passed")
     out.append(Text(f"{len(passed)} of {len(result.rules)} rules passed"))
-    if skipped := result.of_status("skipped"):
-        told_ = "; ".join(f"{rule.id} ({rule.message})" for rule in skipped)
-        out.append(Text(f"skipped: {harmless(told_)}"))
+    by_reason: dict[str, list[str]] = {}
+    for rule in result.of_status("skipped"):
+        by_reason.setdefault(rule.message, []).append(rule.id)
+    if by_reason:
+        reasons = "; ".join(f"{', '.join(ids)} ({why})" for why, ids in by_reason.items())
+        out.append(Text(f"skipped: {harmless(reasons)}"))
     others = [*result.failed(), *result.of_status("inconclusive")]
     if explained := [r.of for r in others if r.kind != "measurement"]:
         out.append(Text(f"more on any of them: arca-diag explain {explained[0]}"))

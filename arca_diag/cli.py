@@ -35,6 +35,7 @@ from arca_diag.terminal import (
     say_more,
     shown,
     stay_quiet,
+    stderr,
     stdout,
 )
 

@@ -1,5 +1,6 @@
 """Commands: parse, call, render, exit. No arithmetic, and no torch before a model is needed."""
 
+import errno
 import shlex
 import sys
 import traceback
@@ -12,7 +13,13 @@ from rich.console import Console
 
 from arca_diag import __version__
 from arca_diag.commands.configuring import config_app
-from arca_diag.commands.gate import gate, gate_a_scan
+from arca_diag.commands.gate import (
+    Command,
+    gate,
+    gate_a_scan,
+    last_line_on_errors,
+    tell_error,
+)
 from arca_diag.commands.holding import policy_of
 from arca_diag.commands.merging import merge, print_diagnosis
 from arca_diag.commands.scanning import check_whole, config_of
@@ -21,11 +28,14 @@ from arca_diag.errors import ArcaError
 from arca_diag.results import ExitCode
 from arca_diag.terminal import (
     fixable_errors,
+    mute_stdout,
+    open_streams,
     print_raw,
     progress_bar,
     say_more,
     shown,
     stay_quiet,
+    stderr,
     stdout,
 )
 
@@ -287,7 +297,7 @@ def explain(
         str | None, typer.Argument(metavar="ID", help="Of a finding, a regime or a threshold.")
     ] = None,
     listed: Annotated[
-        bool, typer.Option("--list", help="Print the id of every finding and regime instead.")
+        bool, typer.Option("--list", help="Print the id of every finding, regime and gate's check.")
     ] = False,
 ) -> None:
     """Say what a finding or a regime means, how it is measured, by what cuts, and what to do."""
@@ -307,12 +317,12 @@ def explain(
 
 
 app.command()(merge)
-app.command()(gate)
+app.command(cls=Command)(gate)
 app.add_typer(config_app(scan), name="config")
 
 
 def _scan(flags: dict[str, Any], as_json: bool, loudness: int, gate_at: str | None = None) -> None:
-    with fixable_errors():
+    with last_line_on_errors() if gate_at else fixable_errors():
         say_more(loudness)
         config = config_of(flags)
         if gate_at:
@@ -362,13 +372,22 @@ def _repeated(flags: dict[str, Any]) -> str:
 
 def main() -> None:
     """Entry point of the console script. What gets this far uncaught is our bug."""
+    open_streams()
     Console.on_broken_pipe = stay_quiet  # type: ignore[method-assign,assignment]  # Typer's help as well
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(ExitCode.BUG)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            mute_stdout()  # what it holds may be what there is no room for
+            message, code = "there is no space left to write to", ExitCode.BAD_INPUT
+            stderr().print(f"error: {message}")
+        else:
+            traceback.print_exc()
+            message, code = "a bug of ours, with the traceback above", ExitCode.BUG
+        if sys.argv[1:2] == ["gate"]:
+            tell_error(message)
+        sys.exit(code)
     finally:
         print_raw("")  # flushes: a reader that has gone is no error

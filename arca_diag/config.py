@@ -48,6 +48,8 @@ CREDITS = (
 TOP_ENTROPY = "top_entropy:"
 PREFIX = "ARCA_DIAG_"
 GATE_PREFIX = "ARCA_DIAG_GATE_"
+#: Configuration files of the working directory, lowest first.
+FILES = ("pyproject.toml", "arca.toml")
 
 logger = logging.getLogger(__name__)
 
@@ -167,20 +169,7 @@ class ScanConfig(BaseModel):
     @field_validator("credit")
     @classmethod
     def _known_credit(cls, value: str | None) -> str | None:
-        if value is None or value in CREDITS:
-            return value
-        if value.startswith(TOP_ENTROPY):
-            try:
-                share = float(value.removeprefix(TOP_ENTROPY))
-            except ValueError:
-                share = math.nan
-            if 0 <= share <= 1:
-                return f"{TOP_ENTROPY}{share}"
-        near = difflib.get_close_matches(value[:100], (*CREDITS, f"{TOP_ENTROPY}Q"), n=1)
-        did_you_mean = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(
-            f"{did_you_mean}give {', '.join(CREDITS)}, or {TOP_ENTROPY}Q with Q from 0 to 1"
-        )
+        return None if value is None else known_credit(value)
 
     @field_validator("thresholds", mode="before")
     @classmethod
@@ -263,7 +252,7 @@ def resolve_with_origins(
             (name, {key: value for key, value in table.items() if key != "gate"})
             for name, table in config_tables(file, cwd, [Path(given["run"]), *runs])
         ),
-        ("environment", _environment(environ)),
+        ("environment", environment(environ)),
         ("flag", given),
     )
     for origin, values in layers:
@@ -284,6 +273,28 @@ def resolve_with_origins(
         ) from None
     _check_together(config)
     return Resolved(config=config, origins=origins)
+
+
+def known_credit(value: str) -> str:
+    """A credit as it is written everywhere else.
+
+    Raises:
+        ValueError: There is no such credit; the nearest one is named.
+    """
+    if value in CREDITS:
+        return value
+    if value.startswith(TOP_ENTROPY):
+        try:
+            share = float(value.removeprefix(TOP_ENTROPY))
+        except ValueError:
+            share = math.nan
+        if 0 <= share <= 1:
+            return f"{TOP_ENTROPY}{share}"
+    near = difflib.get_close_matches(value[:100], (*CREDITS, f"{TOP_ENTROPY}Q"), n=1)
+    did_you_mean = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(
+        f"{did_you_mean}give {', '.join(CREDITS)}, or {TOP_ENTROPY}Q with Q from 0 to 1"
+    )
 
 
 def _check_together(config: ScanConfig) -> None:
@@ -331,12 +342,21 @@ def _known(key: str, origin: str) -> str:
     fields = [name for name in ScanConfig.model_fields if name != "run"]
     if key in ScanConfig.model_fields and (key != "run" or origin == "flag"):
         return key
+    if origin not in ("environment", "flag"):
+        fields.append("gate")
     near = difflib.get_close_matches(key, fields, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(fields)}"
-    raise ConfigError(f"unknown key {key!r} in {origin}", hint=hint)
+    gate = "those of the gate's policy stand below [gate]"
+    name, known = repr(key), fields
+    if origin == "environment":
+        name, known = PREFIX + key.upper(), [PREFIX + field.upper() for field in fields]
+        gate = f"those of the gate's policy begin with {GATE_PREFIX}"
+    meant = known[fields.index(near[0])] if near else ""
+    hint = f"did you mean {meant}?" if near else f"known keys: {', '.join(known)}; {gate}"
+    raise ConfigError(f"unknown key {name} in {origin}", hint=hint)
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What the environment says of a scan's options, by their names."""
     return {
         key[len(PREFIX) :].lower(): value
         for key, value in sorted(environ.items())
@@ -373,24 +393,24 @@ def config_tables(
             raise ConfigError(f"{file} is not a file", hint="give a TOML file with --config")
         return [(name, table)]
     cwd = (cwd or Path.cwd()).resolve()
-    names = ("pyproject.toml", "arca.toml")
     if any(cwd.is_relative_to(os.path.realpath(run)) for run in runs):
-        for name in names:
+        for name in FILES:
             if (cwd / name).is_file():
                 logger.warning("%s is not read: the working directory lies in the run", name)
         return []
-    found = ((name, _table(cwd / name, name)) for name in names)
+    found = ((name, _table(cwd / name, name)) for name in FILES)
     return [(name, table) for name, table in found if table is not None]
 
 
 def _table(path: Path, name: str) -> dict[str, Any] | None:
     """Our table of a TOML file: all of it, or [tool.arca-diag] of a pyproject.toml."""
-    if not path.is_file():
-        return None
     try:
-        with path.open("rb") as handle:
-            values = tomllib.load(handle)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        if not path.is_file():
+            if os.path.lexists(path):  # a link to nowhere must not turn a policy off unseen
+                raise ConfigError(f"{name} is not a file", hint="mend it, or take it away")
+            return None
+        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # editors leave a BOM
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}") from None

@@ -1,19 +1,27 @@
-"""A saved report held to a policy: passed, failed or inconclusive, and why. No model, no clock."""
+"""A saved report held to a policy: passed, failed or inconclusive, and why. No model."""
 
 import datetime
 from pathlib import Path
 
 from arca_diag import __version__
-from arca_diag.config import config_tables
-from arca_diag.gate.baseline import Baseline, baseline_of, seen
+from arca_diag.config import config_tables, environment, gate_environment
+from arca_diag.gate.baseline import (
+    UNLIKE_ACTION,
+    Baseline,
+    baseline_of,
+    other_cuts,
+    read_baseline,
+    seen,
+)
 from arca_diag.gate.checks import Found, OnDisk, check_cases, evidence
 from arca_diag.gate.combine import outcome, verdict
 from arca_diag.gate.figures import figure_cases
 from arca_diag.gate.findings import capped, finding_cases
+from arca_diag.gate.freshness import look_beside
 from arca_diag.gate.loading import Resolved, resolve_policy
 from arca_diag.gate.names import SIGNAL_IDS
 from arca_diag.gate.outcome import Asked, Case, GateResult, Judged, RuleOutcome
-from arca_diag.gate.policy import Policy, Rule
+from arca_diag.gate.policy import NEW_FINDINGS, Policy, Rule
 from arca_diag.gate.reading import read_result
 from arca_diag.gate.scope import Scope, scope_of
 from arca_diag.gate.suppressions import Suppressions
@@ -29,31 +37,41 @@ __all__ = [
     "run_gate",
 ]
 
-_NEW = "baseline-new-findings"
 
+def load_policy(file: Path | str | None = None, *, cwd: Path | str | None = None) -> Policy:
+    """The policy as `arca-diag gate` has it without options: of files and of the environment.
 
-def load_policy(file: Path | None = None, *, cwd: Path | None = None) -> Policy:
-    """The policy of a file, or of the working directory; the profile `recommended` without one.
+    The credit that they declare is in it. Other options of a scan are not: the report is judged
+    by those it was made with.
+
+    Args:
+        file: Read instead of the working directory's files.
+        cwd: The working directory; the process's own by default.
 
     Raises:
         ConfigError: Something in it that nothing reads, or a value that there is not.
     """
-    return resolve_policy(
-        (origin, table["gate"]) for origin, table in config_tables(file, cwd) if "gate" in table
-    ).policy
+    tables = config_tables(None if file is None else Path(file), None if cwd is None else Path(cwd))
+    layers = [(origin, table["gate"]) for origin, table in tables if "gate" in table]
+    policy = resolve_policy([*layers, ("environment", gate_environment())]).policy
+    options = dict(environment())
+    for _, table in reversed(tables):
+        options = table | options
+    credit = options.get("credit")
+    return policy.model_copy(update={"credit": None if credit is None else str(credit)})
 
 
-def load_report(folder: Path) -> Report:
+def load_report(folder: Path | str) -> Report:
     """The report of a saved result.
 
     Raises:
         ResultError: There is none, or it is of another version.
     """
-    return read_result(folder)[1]
+    return read_result(Path(folder))[1]
 
 
 def run_gate(
-    report: Report,
+    report: Report | Path | str,
     policy: Policy | None = None,
     baseline: Baseline | None = None,
     *,
@@ -65,36 +83,47 @@ def run_gate(
     """Hold a report to a policy.
 
     Args:
-        report: As a scan gives it, or `Report.from_json` of its report.json.
+        report: As a scan gives it; or a result's folder, of which the report is read, and what
+            lies beside it is compared.
         policy: As from `load_policy`; the profile `recommended` by default.
-        baseline: An accepted result to compare with, as from `make_baseline`.
-        credit: What the run trains with, where that is another than the report says.
-        disk: What lies on disk beside the result; nothing is looked at by default.
-        today: The day that suppressions are judged by; their expiry is not asked by default.
+        baseline: An accepted result to compare with, as from `make_baseline`; the file that the
+            policy names by default.
+        credit: What the run trains with, where that is another than policy or report say. The
+            report's verdicts serve for every signal; of TRL's top_entropy only a report that was
+            made with it has the findings.
+        disk: What lies on disk beside a report; nothing is looked at by default.
+        today: The day that suppressions are judged by; the day that it is by default.
         resolved: The policy with its origins, which the outcome then names.
 
     Returns:
         The outcome, `exit_code` in it: 0 passed, 1 failed, 3 inconclusive.
 
     Raises:
-        ArcaError: The report has no such checkpoint.
+        ArcaError: The report has no such checkpoint or cannot be judged, there is no such credit,
+            or the policy's baseline cannot be read.
     """
     policy = policy or (resolved or resolve_policy([])).policy
-    scope = scope_of(report, policy, credit)
+    if not isinstance(report, Report):
+        folder, report = read_result(Path(report))
+        disk = disk or look_beside(folder, report)
+    scope = scope_of(report, policy, policy.credit if credit is None else credit)
     disk = disk or OnDisk()
+    if baseline is None and policy.baseline is not None:
+        baseline = read_baseline(policy.baseline)
     comparable = None if baseline and baseline.unlike(scope) else baseline
-    suppressions = Suppressions(policy.suppressions, today)
+    suppressions = Suppressions(policy.suppressions, today or datetime.date.today())
 
     outcomes: list[RuleOutcome] = []
-    for name, rule in sorted(policy.active().items(), key=lambda item: item[0] == _NEW):
-        if rule.of == _NEW:  # the last: what is new is known when all else is judged
-            cases = _new_findings(rule, comparable, outcomes)
+    for name, rule in sorted(policy.active().items(), key=lambda item: item[0] == NEW_FINDINGS):
+        if rule.of == NEW_FINDINGS and baseline is not None:
+            # The last: what is new is known when all else is judged.
+            cases = _new_findings(rule, baseline, outcomes, unlike=comparable is None)
         elif rule.kind == "check":
             cases = check_cases(rule, Found(scope=scope, disk=disk, baseline=baseline))
         elif rule.kind == "finding":
             cases = finding_cases(rule, scope)
         else:
-            cases = figure_cases(rule, scope, comparable)
+            cases = figure_cases(rule, scope, baseline)
         origin = resolved.written_in(name) if resolved else None
         left = [suppressions.apply(name, case) for case in cases]
         outcomes.append(outcome(name, rule, left, policy, origin))
@@ -122,19 +151,32 @@ def run_gate(
         },
         rules=outcomes,
         suppressions=suppressions.states(),
-        notes=_notes(scope, suppressions, comparable),
+        notes=_notes(scope, suppressions, comparable, disk),
     )
 
 
 def make_baseline(report: Report, policy: Policy, result: GateResult) -> Baseline:
-    """The baseline that a gated report gives."""
+    """The baseline that a gated report gives.
+
+    Raises:
+        ResultError: Nothing was measured.
+    """
     return baseline_of(scope_of(report, policy, result.judged.credit), result.rules)
 
 
-def _new_findings(rule: Rule, baseline: Baseline | None, outcomes: list[RuleOutcome]) -> list[Case]:
-    """Warnings and errors that the baseline does not have, one case each."""
-    if baseline is None:
-        return []
+def _new_findings(
+    rule: Rule, baseline: Baseline, outcomes: list[RuleOutcome], *, unlike: bool
+) -> list[Case]:
+    """Warnings and errors that the baseline does not have, one case each; not suppressed ones."""
+    if unlike:
+        return [
+            Case(
+                status="inconclusive",
+                level=capped(rule, "error"),
+                message="nothing is compared: the baseline is of something else",
+                action=UNLIKE_ACTION,
+            )
+        ]
     before = {(f.id, f.signal) for f in baseline.findings}
     return [
         Case(
@@ -143,9 +185,10 @@ def _new_findings(rule: Rule, baseline: Baseline | None, outcomes: list[RuleOutc
             signal=signal,
             message=f"{identity}{f' ({signal})' if signal else ''} is new: the baseline, a result "
             f"of {baseline.run}, has it not",
-            action=f"mend it (arca-diag explain {identity}), or accept it: --update-baseline",
+            action=f"mend it (arca-diag explain {identity}), accept it by a suppression, or "
+            "start a new baseline: delete the file, then --update-baseline",
         )
-        for identity, signal in seen(outcomes)
+        for identity, signal in seen(outcomes, ("failed",))
         if (identity, signal) not in before
     ]
 
@@ -173,11 +216,14 @@ def _judged(scope: Scope, baseline: Baseline | None, disk: OnDisk) -> Judged:
         dtype=report.provenance.dtype,
         temperature=report.run.temperature,
         baseline=baseline.run if baseline else None,
+        compared=policy.comparing() if baseline else [],
         compared_with_run=disk.compared,
     )
 
 
-def _notes(scope: Scope, suppressions: Suppressions, baseline: Baseline | None) -> list[str]:
+def _notes(
+    scope: Scope, suppressions: Suppressions, baseline: Baseline | None, disk: OnDisk
+) -> list[str]:
     """What else a reader must know, in words."""
     told = [
         f"the suppression of {s.id} expired on {s.expires} and is not applied: {s.reason}"
@@ -194,6 +240,20 @@ def _notes(scope: Scope, suppressions: Suppressions, baseline: Baseline | None) 
         told.append(
             f"warnings and errors at other checkpoints are not judged ({ids}): --checkpoint all"
         )
+    if cuts := other_cuts(scope.report):
+        told.append(f"the result was judged by other cuts than the defaults: {', '.join(cuts)}")
+    asked = {rule.of for rule in scope.policy.active().values()}
+    unasked = [
+        f.id
+        for f in scope.report.findings
+        if f.level != "note" and f.id not in asked and scope.covers(f.checkpoint)
+    ]
+    if unasked:
+        ids = ", ".join(dict.fromkeys(unasked))
+        told.append(f"no rule in force looks at {ids}, which the report has")
+    if disk.gone:
+        files = f"{len(disk.gone)} recorded inputs, such as {disk.gone[-1]}"
+        told.append(f"not in the run now, and so not compared: {files}")
     if baseline is not None:
         told += baseline.notes(scope)
     return told

@@ -1,11 +1,14 @@
 """A saved result judged again in memory, for commands that write nothing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from arca_diag import judging, store
 from arca_diag.config import ScanConfig
+from arca_diag.errors import ConfigError, ResultError
 from arca_diag.results import Report
 from arca_diag.thresholds import OF_TABLES
 
@@ -27,16 +30,11 @@ def judged_with(
         credit: What the run trains with, where that was said anew.
 
     Raises:
-        ResultError: A table is absent, or not the one that the report was made with.
+        ResultError: A table is absent, or not the one that the report was made with; or the report
+            does not say how it was judged.
     """
     saved = report.provenance.options
-    update: dict[str, Any] = {
-        key: saved[key] for key in ("epsilon", "sharpening", "seed") if key not in given
-    }
-    if "thresholds" not in given:
-        parts = (saved.get("thresholds"), saved.get("file_thresholds"))
-        update["thresholds"] = {k: v for part in parts if part for k, v in part.items()}
-    config = config.model_copy(update=update)
+    config = _as_saved(folder, saved, config, given)
     source = "--credit" if credit is not None else saved.get("credit_source")
     asked = {
         "credit": saved.get("credit") if credit is None else credit,
@@ -48,3 +46,23 @@ def judged_with(
     }
     again, _ = judging.again(report, store.read_tables(folder, report), config, asked)
     return again
+
+
+def _as_saved(
+    folder: Path, saved: Mapping[str, Any], config: ScanConfig, given: Collection[str]
+) -> ScanConfig:
+    """The configuration with the report's own judging options where none was given."""
+    kept = [key for key in ("epsilon", "sharpening", "seed") if key not in given]
+    update = {key: saved.get(key) for key in kept}
+    if "thresholds" not in given:
+        parts = [saved.get(key) or {} for key in ("thresholds", "file_thresholds")]
+        # Anything but tables is refused below, as no table.
+        whole = all(isinstance(part, dict) for part in parts)
+        update["thresholds"] = {k: v for part in parts for k, v in part.items()} if whole else None
+    try:
+        return ScanConfig.model_validate(dict(config) | update)
+    except (ValidationError, ConfigError):
+        raise ResultError(
+            f"{folder}: the report does not say by which options it was judged",
+            hint="scan again with --force",
+        ) from None

@@ -1,7 +1,8 @@
 """The result folder: whether it is ours, whether it is this scan's, and writing it whole.
 
-A marker file lists what lies in the folder and what it was made from. Only listed files are
-ever replaced or deleted. `report.json` comes last: without it a result is not finished.
+A marker file lists what lies in the folder and what it was made from, with the SHA-256 of the
+report, so that the gate notices another. Only listed files are ever replaced or deleted.
+`report.json` comes last: without it a result is not finished.
 """
 
 import contextlib
@@ -145,7 +146,8 @@ def write(folder: Path, identity: Identity, files: Mapping[str, bytes]) -> None:
             _write_beside(_inside(folder, name), files[name])
         (folder / REPORT).unlink(missing_ok=True)
         # Listed before they are there: what a crash leaves behind is ours to delete.
-        _write_marker(folder, identity, files=names)
+        digest = hashlib.sha256(files[REPORT]).hexdigest()
+        _write_marker(folder, identity, files=names, report=digest)
         for name in names:
             os.replace(_beside(folder / name), folder / name)
     except OSError as error:
@@ -307,13 +309,16 @@ def _read_marker(path: Path) -> dict[str, Any]:
     return written
 
 
-def _write_marker(folder: Path, identity: Identity, files: list[str]) -> None:
+def _write_marker(
+    folder: Path, identity: Identity, files: list[str], report: str | None = None
+) -> None:
     content = {
         "format": _FORMAT,
         "made_by": "arca-diag",
         "options": dict(identity.options),
         "inputs": dict(identity.inputs),
         "files": files,
+        "report": report,
     }
     _write_file(folder / MARKER, json.dumps(content, indent=1, sort_keys=True).encode())
 

@@ -1,11 +1,12 @@
 """What every command does with a terminal: streams, progress, messages, exit codes. No commands."""
 
+import io
 import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,34 @@ def progress_bar() -> Iterator[Any]:
         yield _RichProgress(bar)
 
 
+def _once() -> Callable[[logging.LogRecord], bool]:
+    """A filter of warnings that were given before: what reads a file twice warns of it twice."""
+    given: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        told = record.getMessage()
+        new = record.levelno < logging.WARNING or told not in given
+        given.add(told)
+        return new
+
+    return is_new
+
+
+def open_streams() -> None:
+    """Make both streams writable: closed ones lead nowhere, and no character is one too many."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # for the whole process
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def say_more(loudness: int) -> None:
     """Configure the package's logger and quiet the libraries; only a command may do this."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(_once())
     logger = logging.getLogger("arca_diag")
     logger.handlers = [handler]
     logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(loudness, 2)])

@@ -381,10 +381,15 @@ class TestRolloutsThatCannotBeUsed:
 
 class TestOptions:
     def test_an_environment_variable_that_nobody_knows(self, run):
-        refused(run, says="unknown key 'foo' in environment", ARCA_DIAG_FOO="1")
+        refused(run, says="unknown key ARCA_DIAG_FOO in environment", ARCA_DIAG_FOO="1")
 
     def test_a_near_miss_is_guessed(self, run):
-        refused(run, says="'temprature'", do="temperature", ARCA_DIAG_TEMPRATURE="1")
+        refused(
+            run,
+            says="ARCA_DIAG_TEMPRATURE",
+            do="ARCA_DIAG_TEMPERATURE",
+            ARCA_DIAG_TEMPRATURE="1",
+        )
 
     @pytest.mark.parametrize(
         ("arguments", "says"),

@@ -159,16 +159,25 @@ class TestUnknownKeys:
 
     def test_in_the_environment_it_is_named_with_its_nearest(self, desk: Desk):
         error = desk.refused({"ARCA_DIAG_SHARPNING": "2"})
-        assert str(error) == "unknown key 'sharpning' in environment"
-        assert error.hint == "did you mean sharpening?"
+        assert str(error) == "unknown key ARCA_DIAG_SHARPNING in environment"
+        assert error.hint == "did you mean ARCA_DIAG_SHARPENING?"
+
+    def test_what_is_of_the_gate_is_told_where_it_stands(self, desk: Desk):
+        error = desk.refused({"ARCA_DIAG_PROFILE": "strict"})
+        assert "unknown key ARCA_DIAG_PROFILE" in str(error)
+        assert "begin with ARCA_DIAG_GATE_" in error.hint
+        desk.write("arca.toml", 'profile = "strict"\n')
+        assert "below [gate]" in desk.refused().hint
+        desk.write("arca.toml", "[gates]\nmin-clusters = 9\n")
+        assert desk.refused().hint == "did you mean gate?"
 
     def test_among_the_flags_it_is_refused_too(self, desk: Desk):
         assert str(desk.refused(speed=1)) == "unknown key 'speed' in flag"
 
     def test_without_a_near_one_all_are_listed(self, desk: Desk):
         hint = desk.refused({"ARCA_DIAG_QQQ": "1"}).hint
-        assert hint.startswith("known keys: base, rollouts, ")
-        assert all(name in hint for name in ScanConfig.model_fields if name != "run")
+        assert hint.startswith("known keys: ARCA_DIAG_BASE, ARCA_DIAG_ROLLOUTS, ")
+        assert all(name.upper() in hint for name in ScanConfig.model_fields if name != "run")
 
     @pytest.mark.parametrize("place", ["file", "environment"])
     def test_the_run_is_named_on_the_command_line_only(self, desk: Desk, place):
@@ -177,7 +186,8 @@ class TestUnknownKeys:
             error = desk.refused()
         else:
             error = desk.refused({"ARCA_DIAG_RUN": "/elsewhere"})
-        assert "unknown key 'run'" in str(error)
+        key = "'run'" if place == "file" else "ARCA_DIAG_RUN"
+        assert f"unknown key {key}" in str(error)
 
 
 class TestValues:

@@ -18,6 +18,7 @@ from arca_diag.errors import ArcaError
 from arca_diag.explanations import CLASS_CUTS, EXPLANATIONS, explain, used_by
 from arca_diag.explanations.terms import TERMS
 from arca_diag.faults import ACTIONS
+from arca_diag.gate.names import CHECK_IDS
 from arca_diag.report.explanation import (
     print_explanation,
     print_list,
@@ -260,7 +261,7 @@ def test_every_threshold_can_be_explained(cut) -> None:
 def test_a_list_that_is_piped_is_one_bare_id_a_line() -> None:
     for env in ({}, {"FORCE_COLOR": "1"}, {"COLUMNS": "10"}):
         found = run("--list", **env)
-        assert found.stdout == "".join(f"{i}\n" for i in [*IDS, *WORDS])
+        assert found.stdout == "".join(f"{i}\n" for i in [*IDS, *WORDS, *CHECK_IDS])
         assert (found.returncode, found.stderr) == (0, "")
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -16,7 +17,7 @@ from arca_diag.config import ScanConfig
 from arca_diag.errors import ConfigError
 from arca_diag.explanations import EXPLANATIONS
 from arca_diag.explanations.gate import CHECKS
-from arca_diag.gate.names import SIGNAL_IDS
+from arca_diag.gate.names import FIGURES, SIGNAL_IDS
 from arca_diag.gate.policy import Policy, Rule
 from arca_diag.gate.profiles import rules_of, settings_of
 from arca_diag.report.words import safe
@@ -34,7 +35,7 @@ _HELP = {
     "view": "judged: on-policy or fixed-set",
     "min_clusters": "fewer prompts at a judged checkpoint are inconclusive",
     "min_tokens": "fewer counted tokens at a judged checkpoint are inconclusive",
-    "baseline": "file of an accepted result to compare with",
+    "baseline": "file of an accepted result to compare with, from the working directory",
     "select": "only these rules, and the gate's own checks",
     "ignore": "all but these rules",
 }
@@ -74,6 +75,8 @@ def config_app(scan: Callable[..., Any]) -> typer.Typer:
             lines = _in_force(run or _NO_RUN, config, profile)
             for key, value, origin in lines:
                 told = f"{key} = {value}" if key else value
+                if value == _UNSET:
+                    told = f"# {key}: {_UNSET}"
                 stdout().print(
                     Text(safe(f"{told}{f'  # {origin}' if origin else ''}")), soft_wrap=True
                 )
@@ -101,7 +104,8 @@ def file_text(option_help: Mapping[str, str]) -> str:
     lines += [
         "",
         "# Rules: a level (error, warn, note, off, as-found, at-most-warn), or a table. A rule on",
-        "# a signal that names none judges every one, whatever credit the run declares.",
+        "# signals that is a level alone, or names none, judges all, whatever the run declares;",
+        '# with signals = "declared" its credit alone; regimes = ["sparse"] omits leaning-sparse.',
         "[gate.rules]",
     ]
     says = {e.id: e.says for e in (*EXPLANATIONS, *CHECKS)}
@@ -110,13 +114,16 @@ def file_text(option_help: Mapping[str, str]) -> str:
         "# A figure of report.json needs a bound: max, min, max-increase, max-decrease; the last",
         '# two need a baseline, and "20%" is relative to it. aggregate: any, all, or last.',
         '# "gini_corrected" = { level = "error", max = 0.85, signals = ["surprisal"] }',
-        '# "mean" = { level = "warn", max-increase = "20%", signals = ["surprisal"] }',
+        '# "mean" = { level = "warn", max-increase = "20%", signals = ["surprisal"] }  # score',
+        "# The figures, which the README explains:",
+        *textwrap.wrap(", ".join(FIGURES), 98, initial_indent="#   ", subsequent_indent="#   "),
         "",
         "# A known fault, let pass until a day (id, reason and expires are needed):",
         "# [[gate.suppressions]]",
         '# id = "layers-dead"',
         '# reason = "the last layers are frozen on purpose"',
         "# expires = 2027-01-31",
+        '# signal = "surprisal"  # of one signal alone; checkpoint = 20 likewise',
     ]
     return "\n".join(lines) + "\n"
 
@@ -139,8 +146,8 @@ def _rule(name: str, rule: Rule, says: str) -> str:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, tuple):
-        return json.dumps(list(value))
+    if isinstance(value, list | tuple):
+        return json.dumps(value)
     return json.dumps(value if isinstance(value, int | float | str | bool) else str(value))
 
 
@@ -185,12 +192,15 @@ def _in_force(run: Path, file: Path | None, profile: str | None) -> list[tuple[s
     out += [("", "", ""), ("", "[gate.rules]", "")]
     for name, rule in found.policy.rules.items():
         asked = rule.model_dump(exclude_defaults=True, exclude={"kind", "of"}, mode="json")
+        if name != rule.of:
+            asked = {rule.kind: rule.of, **asked}
         told = ", ".join(f"{k.replace('_', '-')} = {_toml(v)}" for k, v in asked.items())
         level = f"level = {_toml(rule.level)}"
         told = told if "level" in asked else ", ".join(p for p in (level, told) if p)
         out.append((f'"{name}"', f"{{ {told} }}", found.origins[f"rules.{name}"]))
-    for one in found.policy.suppressions:
-        out += [("", "", ""), ("", "[[gate.suppressions]]", found.origins["suppressions"])]
+    for number, one in enumerate(found.policy.suppressions):
+        origin = found.origins[f"suppressions.{number}"]
+        out += [("", "", ""), ("", "[[gate.suppressions]]", origin)]
         dumped = one.model_dump(exclude_none=True)
         out += [
             (key, str(value) if key == "expires" else _toml(value), "")

@@ -1,23 +1,24 @@
-"""`arca-diag gate`: a saved result, or a run that is scanned first, held to a policy."""
+"""`arca-diag gate`: a saved result, or a run that is scanned if need be, held to a policy."""
 
-import datetime
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperCommand
 
 from arca_diag.commands.holding import hold, policy_of
-from arca_diag.commands.output import Output, outputs, write_file
+from arca_diag.commands.output import Output, check_not_read, outputs, write_file
+from arca_diag.config import FILES
 from arca_diag.errors import ArcaError
-from arca_diag.gate.baseline import read_baseline
 from arca_diag.gate.checks import OnDisk
 from arca_diag.gate.loading import Resolved
 from arca_diag.gate.outcome import GateResult
+from arca_diag.gate.reading import REPORT
 from arca_diag.gating import make_baseline, run_gate
 from arca_diag.report.gate.anchor import Anchor, lines_of
 from arca_diag.report.gate.markdown import render_markdown
@@ -35,14 +36,14 @@ from arca_diag.terminal import (
 )
 
 _BEGUN = time.monotonic()
+#: What Typer raises of a command line that it cannot read: UsageError of whichever Click it has.
+_USAGE: Any = typer.BadParameter.__mro__[1]
 
 
 def gate(
     target: Annotated[
         Path,
-        typer.Argument(
-            metavar="DIR|RUN", help="A result folder; or a run, which is scanned first."
-        ),
+        typer.Argument(metavar="DIR|RUN", help="A result folder; or a run, scanned if need be."),
     ],
     config: Annotated[
         Path | None,
@@ -56,7 +57,11 @@ def gate(
         Path | None, typer.Option(help="An accepted result to compare with.")
     ] = None,
     update_baseline: Annotated[
-        bool, typer.Option("--update-baseline", help="Write it from this result, if it passes.")
+        bool,
+        typer.Option(
+            "--update-baseline",
+            help="Write it from this result, if that passes, against the old one too.",
+        ),
     ] = False,
     checkpoint: Annotated[
         str | None, typer.Option(metavar="last|all|N", help="Which are judged. (default: last)")
@@ -118,16 +123,23 @@ def gate(
         "baseline": baseline,
     }
     judging = {"credit": credit, "epsilon": epsilon, "sharpening": sharpening}
-    with _last_line_on_errors():
+    with last_line_on_errors():
         say_more(verbose)
         asked = outputs(formats or [], output)
-        resolved = policy_of(target, flags, config)
-        with progress_bar() as progress:
-            held = hold(target, judging, config, progress)
-        result = _gated(
-            held.report, resolved, disk=held.disk, credit=held.credit, update=update_baseline
-        )
-        _publish(result, asked, _anchor(resolved, config))
+        read = [target / REPORT, target, *([config] if config else map(Path, FILES))]
+        _check_outputs(asked, [*read, *([baseline] if baseline else [])])
+        with _errors_written(asked):
+            resolved = policy_of(target, flags, config)
+            named = [resolved.policy.baseline] if resolved.policy.baseline else []
+            _check_outputs(asked, named)
+            if update_baseline:
+                check_not_read(named, read)
+            with progress_bar() as progress:
+                held = hold(target, judging, config, progress)
+            result = _gated(
+                held.report, resolved, disk=held.disk, credit=held.credit, update=update_baseline
+            )
+            _publish(result, asked, _anchor(resolved, config))
     raise typer.Exit(ExitCode.DONE if exit_zero else result.exit_code)
 
 
@@ -153,29 +165,27 @@ def _gated(
     file = policy.baseline
     if update and file is None:
         raise ArcaError("--update-baseline without a file", hint="say which: --baseline FILE")
-    if update:
-        # What is compared with the old baseline is not asked of the result that replaces it.
-        compares = [
-            n for n, r in policy.rules.items() if r.relative or n == "baseline-new-findings"
-        ]
-        policy = policy.model_copy(update={"ignore": (*policy.ignore, *compares)})
-    result = run_gate(
-        report,
-        policy,
-        read_baseline(file) if file and not update else None,
-        credit=credit,
-        disk=disk,
-        today=datetime.date.today(),
-        resolved=resolved,
-    )
+    if update and file is not None and not os.path.lexists(file):  # the first: nothing to hold to
+        ignore = (*policy.ignore, *policy.comparing())
+        policy = policy.model_copy(update={"ignore": ignore, "baseline": None})
+    result = run_gate(report, policy, credit=credit, disk=disk, resolved=resolved)
     if update and file is not None:
-        if result.status != "PASSED":
-            note = f"{file} was not written: a baseline is an accepted result, and this is not one"
+        worse = [r.id for r in result.failed() if r.id in result.judged.compared]
+        if result.status != "PASSED" or worse or not result.judged.tokens:
+            why = f"{', '.join(worse)} failed" if worse else "this result is not an accepted one"
+            note = f"{file} was not written: {why}; to start a new one all the same, delete it"
         else:
             write_file(file, make_baseline(report, policy, result).to_json())
-            note = f"{shown(file)} was written from this result"
+            held = ", ".join(result.judged.compared)
+            old = f", which passed against the old one ({held})" if held else ""
+            note = f"{shown(file)} was written from this result{old}"
         result = result.model_copy(update={"notes": [*result.notes, note]})
     return result
+
+
+def _check_outputs(asked: list[Output], read: list[Path]) -> None:
+    """Check that no output is the report, the policy or the baseline, which are read."""
+    check_not_read([one.file for one in asked if one.file is not None], read)
 
 
 def _anchor(resolved: Resolved, config: Path | None) -> Anchor:
@@ -255,7 +265,47 @@ def _append_summary(result: GateResult) -> None:
 
 
 @contextmanager
-def _last_line_on_errors() -> Iterator[None]:
+def _errors_written(asked: list[Output]) -> Iterator[None]:
+    """Where an error ends the gate, no output of an earlier one is left to be taken for it."""
+    try:
+        yield
+    except ArcaError as error:
+        from arca_diag.report.gate.error import render_error
+
+        message = f"{error} -- do: {error.hint}" if error.hint else str(error)
+        for one in asked:
+            text = render_error(one.format, message)
+            with suppress(ArcaError, OSError):  # it may be the very file that cannot be written
+                if one.file is None and one.format != "text":
+                    print_raw(text or "")
+                elif one.file is not None and text is not None:
+                    write_file(one.file, text)
+                elif one.file is not None and one.file.is_file():
+                    one.file.unlink()
+        raise
+
+
+class Command(TyperCommand):
+    """`gate`, whose last line comes even where an option that there is not ends it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer does it, with our words and our last line for what it refuses."""
+        with last_line_on_errors():
+            try:
+                return super().parse_args(ctx, args)
+            except _USAGE as error:
+                hint = "`arca-diag gate --help` lists every option"
+                raise ArcaError(error.format_message(), hint=hint) from None
+
+
+def tell_error(message: str) -> None:
+    """The last line of a gate that could not be held."""
+    line = error_line(message, time.monotonic() - _BEGUN)
+    stderr().print(Text(line), soft_wrap=True)
+
+
+@contextmanager
+def last_line_on_errors() -> Iterator[None]:
     """Messages for what has to be mended, and the last line after them."""
     told = ""
     try:
@@ -267,6 +317,5 @@ def _last_line_on_errors() -> Iterator[None]:
                 raise
     except typer.Exit as ended:
         if ended.exit_code == ExitCode.BAD_INPUT:
-            line = error_line(told, time.monotonic() - _BEGUN)
-            stderr().print(Text(line), soft_wrap=True)
+            tell_error(told)
         raise

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from arca_diag.commands.scanning import RESULT, check_whole, resolved_config, runs_of
 from arca_diag.config import Resolved as ResolvedConfig
 from arca_diag.config import config_tables, gate_environment
-from arca_diag.errors import ResultError
+from arca_diag.errors import ArcaError, ResultError
 from arca_diag.gate.checks import OnDisk
 from arca_diag.gate.freshness import look_beside
 from arca_diag.gate.loading import Resolved, resolve_policy
-from arca_diag.gate.reading import is_result, read_result
+from arca_diag.gate.reading import REPORT, is_result, read_result
 from arca_diag.progress import Progress
 from arca_diag.results import Report
+from arca_diag.terminal import shown, stderr
 from arca_diag.thresholds import OF_FILES
 
 _OF_TABLES = ("epsilon", "sharpening", "seed", "thresholds")
@@ -47,7 +50,11 @@ def policy_of(target: Path, flags: Mapping[str, Any], file: Path | None) -> Reso
 
 
 def hold(target: Path, judging: Mapping[str, Any], file: Path | None, progress: Progress) -> Held:
-    """The report of a result folder; that of a run after a scan, unless its old one is stale.
+    """The report of a result folder, or that of a run, which is scanned only if it has none.
+
+    A run's result is gated as it is, without a model: one that is of other files than the run has
+    now is no reason to scan, for that would replace it. A scan adds what is missing: all of it,
+    or checkpoints that are asked for and are not in it.
 
     Args:
         target: A result folder, a report, or a run.
@@ -58,22 +65,29 @@ def hold(target: Path, judging: Mapping[str, Any], file: Path | None, progress: 
     asked = resolved_config({"run": target, **judging}, file)
     if is_result(target):
         folder, report = read_result(target)
-        disk = look_beside(folder, report)
-        return _judged(folder, report, asked, disk)
+        return _judged(folder, report, asked, look_beside(folder, report))
     progress.stage("reading the run")
-    from arca_diag.inputs.runs import find_run
+    from arca_diag.inputs.runs import find_run, select_checkpoints
 
-    root = find_run(target).root
-    folder = asked.config.out or root / RESULT
-    if (folder / "report.json").is_file() and not asked.config.force:
+    run = find_run(target)
+    folder = asked.config.out or run.root / RESULT
+    if (folder / REPORT).is_file() and not asked.config.force:
         _, before = read_result(folder)
-        disk = look_beside(folder, before, root, growing=True)
-        if disk.stale or disk.foreign:
+        there = {c.name for c in before.run.checkpoints}
+        grown = any(c.name not in there for c in select_checkpoints(run, asked.config.checkpoints))
+        disk = look_beside(folder, before, run.root, growing=grown)
+        if disk.stale or disk.foreign or not grown:
             return _judged(folder, before, asked, disk)
     check_whole(asked.config)
     from arca_diag.pipeline import diagnose  # torch: seconds, so only where a model is needed
 
-    done = diagnose(asked.config, progress)
+    try:
+        done = diagnose(asked.config, progress)
+    except ArcaError as error:
+        scan = f"arca-diag scan {shown(target)}"
+        more = f"`{scan}` has an option for it (--base and others), and its result can be gated"
+        error.hint = f"{error.hint}; {more}" if error.hint else more
+        raise
     assert done.report is not None, "no share was asked for"
     return Held(report=done.report, credit=None, disk=OnDisk(compared=True))
 
@@ -95,16 +109,19 @@ def _judged(folder: Path, report: Report, asked: ResolvedConfig, disk: OnDisk) -
     given = {key for key in _OF_TABLES if key in asked.origins}
     credit = config.credit if "credit" in asked.origins else None
     now = {key: getattr(config, key) for key in given - {"thresholds"}}
-    other = any(options.get(key) != value for key, value in now.items())
+    other = [key for key, value in now.items() if options.get(key) != value]
     if "thresholds" in given:
         from arca_diag.thresholds import OF_TABLES
 
-        other |= config.thresholds_of(OF_TABLES) != options.get("thresholds")
+        cuts, saved = (config.thresholds_of(OF_TABLES) or {}, options.get("thresholds") or {})
+        other += [cut for cut in sorted({*cuts, *saved}) if cuts.get(cut) != saved.get(cut)]
     before = str(options.get("credit"))
-    if credit is not None and credit != before:
-        other |= ":" in credit or ":" in before  # TRL's top_entropy has findings of its own
+    if credit is not None and credit != before and (":" in credit or ":" in before):
+        other.append("credit")  # TRL's top_entropy has findings of its own
     if not other:
         return Held(report=report, credit=credit, disk=disk)
+    told = f"judging the saved tables again, for other {', '.join(other)} than the result's"
+    stderr().print(Text(told), soft_wrap=True)
     from arca_diag.rejudging import judged_with
 
     return Held(

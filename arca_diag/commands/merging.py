@@ -62,5 +62,5 @@ def print_diagnosis(diagnosis: "Diagnosis", as_json: bool) -> None:
         return
     from arca_diag.report.console import print_report
 
-    next_command = f"python -m json.tool {folder}/report.json | less"
+    next_command = f"arca-diag gate {folder}"
     print_report(stdout(), diagnosis.report, folder, next_command)

@@ -1,7 +1,7 @@
 """Where a gate's outcome goes: `--format FMT[=FILE]`, at most one of them to stdout."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,21 +48,42 @@ def outputs(formats: Sequence[str], output: Path | None) -> list[Output]:
             hint=f"give all but one a file: --format {bare[0]}=FILE",
         )
     files = [one.file for one in asked if one.file is not None]
-    if len({os.path.abspath(file) for file in files}) < len(files):
+    if len({os.path.realpath(file) for file in files}) < len(files):
         raise ArcaError("two formats go to one file", hint="give each its own")
     return asked or [Output(format="text", file=None)]
 
 
+def check_not_read(written: Iterable[Path], read: Iterable[Path]) -> None:
+    """Check that nothing is written over what the gate reads.
+
+    Raises:
+        ArcaError: Something would be.
+    """
+    inputs = {os.path.realpath(path) for path in read}
+    for path in written:
+        if os.path.realpath(path) in inputs:
+            raise ArcaError(
+                f"{path} would be written over, and the gate reads it", hint="give another name"
+            )
+
+
 def write_file(path: Path, text: str) -> None:
-    """Write a file whole: beside its place, then renamed.
+    """Write a file whole: beside its place, then renamed. What is no plain file is written into.
 
     Raises:
         ArcaError: It cannot be written.
     """
-    beside = path.with_name(f".{path.name}.part")
     try:
-        beside.write_text(text, "utf-8")
-        os.replace(beside, path)
+        if path.exists() and not path.is_file():  # /dev/null or a pipe; a folder refuses
+            path.write_text(text, "utf-8")
+            return
+        place = Path(os.path.realpath(path))  # what a link leads to, not the link
+        beside = place.with_name(f".{place.name}.part")
+        try:
+            beside.write_text(text, "utf-8")
+            os.replace(beside, place)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
         raise ArcaError(
             f"{path} cannot be written: {error.strerror}", hint="give a file that can be written"

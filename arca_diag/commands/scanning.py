@@ -41,8 +41,10 @@ def runs_of(path: Path) -> set[Path]:
 
     path = Path(os.path.realpath(path))
     found = {root for root, _, _ in step_folders(path)}
-    if path.name == RESULT and _is_run(path.parent):
-        found.add(path.parent)
+    folder = path.parent if os.path.isfile(path) else path  # a report stands for its folder
+    is_result = folder.name == RESULT or os.path.isfile(folder / "report.json")
+    if is_result and _is_run(folder.parent):
+        found.add(folder.parent)
     return found
 
 

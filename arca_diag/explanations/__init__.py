@@ -72,8 +72,8 @@ def explain(identity: str) -> Explanation | Term | Threshold:
 
 
 def listed() -> list[Explanation | Term]:
-    """Every finding, and after them the words that verdicts use."""
-    return [*EXPLANATIONS, *TERMS]
+    """Every finding, and after them the words that verdicts use and the gate's own checks."""
+    return [*EXPLANATIONS, *TERMS, *CHECKS]
 
 
 def used_by(threshold: str) -> list[str]:
@@ -83,5 +83,4 @@ def used_by(threshold: str) -> list[str]:
 
 def _known() -> Iterator[Explanation | Term | Threshold]:
     yield from listed()
-    yield from CHECKS
     yield from DEFAULT

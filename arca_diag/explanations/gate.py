@@ -40,8 +40,9 @@ CHECKS = (
         "completions, or a newer checkpoint.",
         measured="SHA-256 of each recorded input against the file in RUN, and the newest "
         "checkpoint; only where the run is at hand: the result lies in RUN/arca-diag, or RUN was "
-        "given. What the run has deleted since is not compared.",
-        confounds="On a machine without the run nothing can be compared, and that is said.",
+        "given. A judged checkpoint that the run has deleted is inconclusive; other deleted inputs "
+        "are named and not compared.",
+        confounds="On a machine without the run nothing can be compared, and the check is skipped.",
         actions=("Scan again; over the old result with --force, or to another folder with --out.",),
         source=_HERE,
     ),
@@ -51,8 +52,9 @@ CHECKS = (
         says="the report is not of this run, or its tables are not its own",
         meaning="The result was copied here from elsewhere, or mixed from two scans.",
         measured="The run beside the result holds none of the recorded inputs; or a table in the "
-        "folder has another SHA-256 than the report says.",
-        confounds="A result without its tables, such as report.json alone, is no mixture.",
+        "folder has another SHA-256 than the report says, or report.json another than the scan's.",
+        confounds="A result without its tables, such as report.json alone, is no mixture. Whoever "
+        "edits all of it alike is not noticed: these are hashes and no signatures.",
         actions=("Gate the folder that one scan wrote, whole.",),
         source=_HERE,
     ),
@@ -76,7 +78,7 @@ CHECKS = (
         meaning="Figures of unlike things are not compared; rules against the baseline are open.",
         measured="What the baseline recorded against what the report says.",
         confounds="Other completions, another tool version or another step are said and compared.",
-        actions=("Write a baseline from a like result: gate --baseline F --update-baseline.",),
+        actions=("Start one from a like result: delete the file, then --update-baseline.",),
         source=_HERE,
     ),
     Explanation(
@@ -89,7 +91,7 @@ CHECKS = (
         confounds="A rule that came after the baseline was written can show an old fault as new.",
         actions=(
             "Mend it; or accept it with a suppression that has a reason and an expiry date.",
-            "Write the baseline anew once it is accepted: --update-baseline.",
+            "Start a new baseline once it is accepted: delete the file, then --update-baseline.",
         ),
         source=_HERE,
     ),

@@ -6,17 +6,18 @@ was of is kept beside them, so that unlike things are refused and not compared i
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arca_diag.errors import ResultError
-from arca_diag.gate.outcome import RuleOutcome
+from arca_diag.gate.outcome import RuleOutcome, Status
 from arca_diag.gate.policy import Change, relative_part
-from arca_diag.gate.scope import Label, Scope
-from arca_diag.results import Measurement, View
+from arca_diag.gate.scope import Label, Scope, finite
+from arca_diag.results import Measurement, Report, View
+from arca_diag.thresholds import DEFAULT
 
 #: Figures that every baseline keeps; and those that the policy has rules on.
 _ALWAYS = (
@@ -28,6 +29,11 @@ _ALWAYS = (
     "groups_without_spread",
 )
 _LIMIT = 64 * 2**20
+
+NO_BASELINE_ACTION = (
+    "name one (--baseline F), or write one from an accepted result: --baseline F --update-baseline"
+)
+UNLIKE_ACTION = "write it anew from an accepted result: delete the file, then --update-baseline"
 
 
 class _Part(BaseModel):
@@ -121,7 +127,13 @@ class Baseline(_Part):
 
 
 def baseline_of(scope: Scope, outcomes: Iterable[RuleOutcome]) -> Baseline:
-    """A result as a baseline: its judged checkpoints in both views."""
+    """A result as a baseline: its judged checkpoints in both views.
+
+    Raises:
+        ResultError: It has no checkpoint.
+    """
+    if not scope.measured:
+        raise ResultError("nothing was measured: no baseline can be made of it")
     names = {*_ALWAYS, *(r.of for r in scope.policy.rules.values() if r.kind == "measurement")}
     figures = [
         BaselineFigure(
@@ -147,14 +159,16 @@ def baseline_of(scope: Scope, outcomes: Iterable[RuleOutcome]) -> Baseline:
     )
 
 
-def seen(outcomes: Iterable[RuleOutcome]) -> list[tuple[str, str | None]]:
-    """Warnings and errors among findings, suppressed ones too, by id and signal."""
+def seen(
+    outcomes: Iterable[RuleOutcome], statuses: Sequence[Status] = ("failed", "suppressed")
+) -> list[tuple[str, str | None]]:
+    """Warnings and errors among findings, by id and signal."""
     found = {
         (o.of, case.signal): None
         for o in outcomes
         if o.kind == "finding"
         for case in o.cases
-        if case.status in ("failed", "suppressed") and case.level != "note"
+        if case.status in statuses and case.level != "note"
     }
     return sorted(found, key=lambda key: (key[0], key[1] or ""))
 
@@ -179,7 +193,7 @@ def read_baseline(path: Path) -> Baseline:
         at = ".".join(str(part) for part in first["loc"])
         raise ResultError(
             f"{path} is no baseline of this version: {at or 'the document'}: {first['msg']}",
-            hint="write it anew: gate DIR --baseline F --update-baseline",
+            hint=UNLIKE_ACTION,
         ) from None
 
 
@@ -200,26 +214,26 @@ def limit(before: BaselineFigure, change: Change, sign: int) -> tuple[float, flo
 
 def _alike(scope: Scope) -> dict[str, str | float | None]:
     provenance, options = scope.report.provenance, scope.report.provenance.options
-    epsilon = options.get("epsilon")
     return {
         "base": _text(provenance.base.get("sha256")),
         "dtype": provenance.dtype,
         "temperature": scope.report.run.temperature,
         "reference": scope.report.reference.kind,
         "sharpening": scope.sharpening,
-        "epsilon": float(epsilon) if isinstance(epsilon, int | float) else None,
+        "epsilon": finite(options.get("epsilon")),
         "view": scope.policy.view,
     }
 
 
 def _also(scope: Scope) -> dict[str, str | None]:
-    report = scope.report
+    report, cuts = scope.report, other_cuts(scope.report)
     return {
         "tool version": report.tool.get("version"),
         "rollouts": report.rollouts.source,
         "fixed set": _digest(report.rollouts.fixed_set),
         "completion files": _digest(_completion_files(report.provenance.inputs)),
         "credit": scope.credit,
+        "cuts": _digest([f"{cut} {value:g}" for cut, value in cuts.items()]) if cuts else None,
     }
 
 
@@ -234,6 +248,15 @@ def _completion_files(inputs: dict[str, str]) -> list[str]:
         and not name.startswith("reference:")
         and name.removesuffix(config) not in adapters
     ]
+
+
+def other_cuts(report: Report) -> dict[str, float]:
+    """The cuts that the report was judged by and that are not the defaults."""
+    return {
+        cut.id: cut.value
+        for cut in sorted(report.thresholds, key=lambda cut: cut.id)
+        if cut.id in DEFAULT and cut.value != DEFAULT[cut.id]
+    }
 
 
 def _digest(parts: list[str]) -> str:

@@ -1,13 +1,14 @@
 """Our own checks: whether the result is such that a rule may pass on it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
-from arca_diag.gate.baseline import Baseline
+from arca_diag.gate.baseline import UNLIKE_ACTION, Baseline
 from arca_diag.gate.findings import capped
 from arca_diag.gate.outcome import Case, Status
 from arca_diag.gate.policy import Rule
-from arca_diag.gate.scope import Label, Scope
+from arca_diag.gate.scope import Label, Scope, label_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +18,14 @@ class OnDisk:
     Attributes:
         compared: Whether the run is at hand, so that hashes were compared.
         stale: What has changed in the run since, in words.
+        gone: Recorded inputs that lay in the run and do not now: there is nothing to compare.
         foreign: What does not belong to this result, in words.
     """
 
     compared: bool = False
     stale: tuple[str, ...] = ()
-    foreign: tuple[str, ...] = field(default=())
+    gone: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,9 @@ def check_cases(rule: Rule, found: Found) -> list[Case]:
     ]
 
 
-_Told = tuple[Status, Label | None, str, str]
+_Told = tuple[Status, Label | None, str, str | None]
+#: Of the checks of a baseline where there is none.
+NO_BASELINE: _Told = ("skipped", None, "no baseline was named", None)
 
 
 def _incomplete(found: Found) -> list[_Told]:
@@ -97,8 +102,22 @@ def evidence(scope: Scope, label: Label) -> tuple[int, int]:
 
 
 def _stale(found: Found) -> list[_Told]:
+    disk = found.disk
+    if not (disk.compared or disk.stale or disk.gone):
+        return [("skipped", None, "the run is not at hand", None)]
     action = "scan again, over this result with --force"
-    return [("inconclusive", None, what, action) for what in found.disk.stale]
+    told: list[_Told] = [("inconclusive", None, what, action) for what in disk.stale]
+    judged = {c.name: label_of(c) for c in found.scope.report.run.checkpoints}
+    return told + [
+        (
+            "inconclusive",
+            label,
+            f"{name} is gone from the run: whether it is what was measured is unknown",
+            "gate a copy of the result outside the run, if what was measured will do",
+        )
+        for name, label in judged.items()
+        if label in found.scope.measured and any(name in Path(file).parts for file in disk.gone)
+    ]
 
 
 def _foreign(found: Found) -> list[_Told]:
@@ -120,17 +139,16 @@ def _unchecked(found: Found) -> list[_Told]:
 
 def _unlike(found: Found) -> list[_Told]:
     if found.baseline is None:
-        return []
-    action = "write a baseline from a like result: --update-baseline"
+        return [NO_BASELINE]
     return [
-        ("inconclusive", None, f"the baseline is of something else: {what}", action)
+        ("inconclusive", None, f"the baseline is of something else: {what}", UNLIKE_ACTION)
         for what in found.baseline.unlike(found.scope)
     ]
 
 
-def _nothing(_: Found) -> list[_Told]:
+def _new(found: Found) -> list[_Told]:
     """New findings are known only when all other rules are: `gating.py` asks for them last."""
-    return []
+    return [NO_BASELINE] if found.baseline is None else []
 
 
 _CHECKS: dict[str, Callable[[Found], list[_Told]]] = {
@@ -140,5 +158,5 @@ _CHECKS: dict[str, Callable[[Found], list[_Told]]] = {
     "result-foreign": _foreign,
     "replay-unchecked": _unchecked,
     "baseline-unlike": _unlike,
-    "baseline-new-findings": _nothing,
+    "baseline-new-findings": _new,
 }

@@ -5,15 +5,17 @@ from typing import Literal
 
 from arca_diag.explanations import EXPLANATIONS
 from arca_diag.explanations.gate import CHECKS
-from arca_diag.gate.outcome import Case, RuleOutcome, Status, Verdict
+from arca_diag.gate.outcome import LEVELS, Case, RuleOutcome, Status, Verdict
 from arca_diag.gate.policy import FailOn, Policy, Rule
 
+_FIGURES = "report.json has the figure at every checkpoint; the README says what it is"
 _SAYS = {e.id: e.says for e in (*EXPLANATIONS, *CHECKS)}
-_LEVELS = ("error", "warn", "note")
-_GATING: dict[FailOn, tuple[str, ...]] = {"error": _LEVELS[:1], "warn": _LEVELS[:2], "never": ()}
+_GATING: dict[FailOn, tuple[str, ...]] = {"error": LEVELS[:1], "warn": LEVELS[:2], "never": ()}
+#: Statuses whose level says nothing.
+_QUIET: tuple[Status, ...] = ("passed", "skipped")
 #: What decides where one case is enough, and where every one must be: the first that there is.
-_ANY: tuple[Status, ...] = ("failed", "inconclusive", "suppressed")
-_ALL: tuple[Status, ...] = ("passed", "inconclusive", "failed", "suppressed")
+_ANY: tuple[Status, ...] = ("failed", "inconclusive", "suppressed", "passed", "skipped")
+_ALL: tuple[Status, ...] = ("passed", "inconclusive", "failed", "suppressed", "skipped")
 
 
 def outcome(
@@ -23,11 +25,11 @@ def outcome(
 
     A failed or open case that is a note decides nothing.
     """
-    real = [c for c in cases if c.level != "note" or c.status == "passed"]
+    real = [c for c in cases if c.level != "note" or c.status in _QUIET]
     order = _ALL if rule.aggregate == "all" else _ANY
     status = next((s for s in order if any(c.status == s for c in real)), "passed")
-    deciding = sorted((c for c in real if c.status == status), key=lambda c: _LEVELS.index(c.level))
-    level = deciding[0].level if deciding and status != "passed" else "note"
+    deciding = sorted((c for c in real if c.status == status), key=lambda c: LEVELS.index(c.level))
+    level = deciding[0].level if deciding and status not in _QUIET else "note"
     says = _SAYS.get(rule.of, "")
     if status == "passed":
         noted = [c for c in cases if c.status == "failed"]
@@ -50,8 +52,8 @@ def outcome(
         fails=status == "failed" and gates,
         holds=status == "inconclusive" and gates,
         message=message,
-        action=deciding[0].action if deciding and status != "passed" else None,
-        help=f"arca-diag explain {rule.of}" if says else "arca-diag gate: see report.json",
+        action=deciding[0].action if deciding else None,
+        help=f"arca-diag explain {rule.of}" if says else _FIGURES,
         origin=origin,
         cases=list(cases),
     )

@@ -1,16 +1,20 @@
 """Rules on figures: a bound is judged against the interval, as in verdicts, never the point."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arca_diag.gate.baseline import Baseline, limit
+from arca_diag.gate.baseline import NO_BASELINE_ACTION, UNLIKE_ACTION, Baseline, limit
 from arca_diag.gate.names import SIGNALS, WITHOUT_INTERVAL
 from arca_diag.gate.outcome import Case, Status
 from arca_diag.gate.policy import Change, Rule
-from arca_diag.gate.scope import Label, Scope
+from arca_diag.gate.scope import FEW_RULE, VOID, VOID_ACTION, VOID_RULE, Label, Scope
 from arca_diag.results import Measurement
 
 Interval = tuple[float, float, float]
+
+_MORE = "replay more prompts (scan --groups, --fixed-groups)"
+_CHANGE = "see what moved it (report.json has every checkpoint), or change the bound in the policy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,15 @@ class Bound:
         return "passed" if high <= 0 else "inconclusive"
 
 
+@dataclass(frozen=True)
+class Open:
+    """Why a figure cannot be held to its bound, and what to do about it."""
+
+    says: str
+    action: str = _MORE
+    because: str | None = None
+
+
 def figure_cases(rule: Rule, scope: Scope, baseline: Baseline | None) -> list[Case]:
     """Every figure that a rule is of, at every checkpoint it looks at."""
     view = scope.view(rule)
@@ -41,12 +54,27 @@ def figure_cases(rule: Rule, scope: Scope, baseline: Baseline | None) -> list[Ca
     for label in scope.at(rule):
         found = [m for m in scope.figures(label, view) if _is_meant(rule, scope, m)]
         cases += [_judged(rule, scope, m, baseline) for m in found]
-        if not found:
-            what = rule.of if rule.against is None else f"{rule.of} against {rule.against}"
-            cases.append(
-                _case(rule, label, None, "inconclusive", f"the result has no {what} in this view")
-            )
+        if not found and not scope.signals(rule):
+            says = f"the run's credit ({scope.credit}) is no signal: nothing is held to this"
+            cases.append(_case(rule, label, None, "passed", says))
+            continue
+        what = rule.of if rule.against is None else f"{rule.of} against {rule.against}"
+        action = "measure it: another --view, or a scan that has it; or turn the rule off"
+        cases += [
+            _open(rule, label, None, Open(f"the result has no {what}{of} in this view", action))
+            for of in _missing(rule, found)
+        ]
     return cases
+
+
+def _missing(rule: Rule, found: Sequence[Measurement]) -> list[str]:
+    """What a rule asks for and the result has not, in words: each signal that it names, if any."""
+    if not found:
+        return [""]
+    sides = {side for m in found for side in (m.signal, m.against)}
+    if isinstance(rule.signals, str) or all(m.signal is None for m in found):
+        return []
+    return [f" of {s}" for s in rule.signals if s not in sides and s != rule.against]
 
 
 def _is_meant(rule: Rule, scope: Scope, figure: Measurement) -> bool:
@@ -62,23 +90,23 @@ def _is_meant(rule: Rule, scope: Scope, figure: Measurement) -> bool:
 
 
 def _judged(rule: Rule, scope: Scope, figure: Measurement, baseline: Baseline | None) -> Case:
-    interval = _interval(figure)
-    if isinstance(interval, str):
-        return _case(rule, figure.checkpoint, figure, "inconclusive", interval)
-    least = scope.policy.min_clusters
-    if figure.n_clusters < least:
-        why = f"{figure.n_clusters} prompts, and the policy asks for {least}"
-        return _case(rule, figure.checkpoint, figure, "inconclusive", why)
+    interval = _interval(figure, scope)
+    if isinstance(interval, Open):
+        return _open(rule, figure.checkpoint, figure, interval)
     bounds: list[Bound] = []
+    unknown: list[Open] = []
     for limit_, sign, word in ((rule.max, 1, "at most"), (rule.min, -1, "at least")):
         if limit_ is not None:
             bounds.append(_fixed(interval, limit_, sign, word))
     for change, sign in ((rule.max_increase, 1), (rule.max_decrease, -1)):
         if change is not None:
             bound = _relative(figure, interval, change, sign, scope, baseline)
-            if isinstance(bound, str):
-                return _case(rule, figure.checkpoint, figure, "inconclusive", bound)
-            bounds.append(bound)
+            if isinstance(bound, Open):
+                unknown.append(bound)
+            else:
+                bounds.append(bound)
+    if unknown and not any(bound.status == "failed" for bound in bounds):
+        return _open(rule, figure.checkpoint, figure, unknown[0])
     return _worst(rule, figure, bounds)
 
 
@@ -90,18 +118,25 @@ def _worst(rule: Rule, figure: Measurement, bounds: Sequence[Bound]) -> Case:
         "inconclusive": f"the interval holds the bound ({bound.words}): not sure on which side",
         "passed": bound.words,
     }[bound.status]
-    return _case(rule, figure.checkpoint, figure, bound.status, says, bound.words)
+    action = {"failed": _CHANGE, "inconclusive": _MORE, "passed": None}[bound.status]
+    return _case(rule, figure.checkpoint, figure, bound.status, says, action, bound.words)
 
 
-def _interval(figure: Measurement) -> Interval | str:
-    """Value and limits; why there are none."""
+def _interval(figure: Measurement, scope: Scope) -> Interval | Open:
+    """Value and limits; why there are none that a bound can be held against."""
+    if figure.signal is not None and scope.replay_failed(figure.checkpoint):
+        return Open(VOID, VOID_ACTION, VOID_RULE)
     if figure.value is None:
-        return figure.reason or "it has no value"
+        return Open(figure.reason or "it has no value")
+    least = scope.policy.min_clusters
+    if figure.n_clusters < least:
+        few = f"{figure.n_clusters} prompts, and the policy asks for {least}"
+        return Open(few, because=FEW_RULE)
     if figure.low is not None and figure.high is not None:
         return figure.value, figure.low, figure.high
     if figure.name in WITHOUT_INTERVAL:
         return figure.value, figure.value, figure.value
-    return "it has no interval: too few prompts"
+    return Open("it has no interval: too few prompts", because=FEW_RULE)
 
 
 def _fixed(interval: Interval, bound: float, sign: int, word: str) -> Bound:
@@ -117,7 +152,7 @@ def _relative(
     sign: int,
     scope: Scope,
     baseline: Baseline | None,
-) -> Bound | str:
+) -> Bound | Open:
     """How far a figure is past what the baseline allows, with both intervals in it.
 
     The difference of two independent figures has the limits of Zou and Donner (2008): each side's
@@ -125,26 +160,35 @@ def _relative(
     makes these limits wider than they need be, never narrower.
     """
     if baseline is None:
-        return "there is no baseline to compare with"
+        return Open("there is no baseline to compare with", NO_BASELINE_ACTION)
+    if baseline.unlike(scope):
+        return Open("the baseline is of something else", UNLIKE_ACTION)
     before = baseline.figure(figure, scope)
     if before is None:
-        return "the baseline does not have this figure; write it anew with --update-baseline"
+        return Open("the baseline does not have this figure", UNLIKE_ACTION)
+    if before.low is None and before.name not in WITHOUT_INTERVAL:
+        return Open("the baseline's figure has no interval: too few prompts", UNLIKE_ACTION)
     allowed = limit(before, change, sign)
     if isinstance(allowed, str):
-        return allowed
+        return Open(allowed, "give max-increase or max-decrease as a number")
     (value, low, high), (at, at_low, at_high) = interval, allowed
     gap = value - at
     if sign > 0:
-        below = ((value - low) ** 2 + (at_high - at) ** 2) ** 0.5
-        above = ((high - value) ** 2 + (at - at_low) ** 2) ** 0.5
+        below = math.hypot(value - low, at_high - at)
+        above = math.hypot(high - value, at - at_low)
     else:
         gap = at - value
-        below = ((at - at_low) ** 2 + (high - value) ** 2) ** 0.5
-        above = ((at_high - at) ** 2 + (value - low) ** 2) ** 0.5
+        below = math.hypot(at - at_low, high - value)
+        above = math.hypot(at_high - at, value - low)
     word = "above" if sign > 0 else "below"
     by = change if isinstance(change, str) else f"{change:g}"
     words = f"at most {by} {word} the baseline's {before.value:.4g}"
     return Bound(words=words, past=(gap - below, gap + above))
+
+
+def _open(rule: Rule, label: Label, figure: Measurement | None, why: Open) -> Case:
+    case = _case(rule, label, figure, "inconclusive", why.says, why.action)
+    return case.model_copy(update={"because": why.because})
 
 
 def _case(
@@ -153,6 +197,7 @@ def _case(
     figure: Measurement | None,
     status: Status,
     says: str,
+    action: str | None = None,
     bound: str | None = None,
 ) -> Case:
     name = rule.of
@@ -173,15 +218,8 @@ def _case(
         n_clusters=figure.n_clusters if figure else None,
         bound=bound,
         message=told,
-        action=None if status == "passed" else _ACTIONS[status],
+        action=action,
     )
-
-
-_ACTIONS: dict[Status, str] = {
-    "failed": "see what moved it (arca-diag scan prints it; report.json has every checkpoint), or "
-    "change the bound in the policy",
-    "inconclusive": "replay more prompts (--groups, --fixed-groups), or measure what is missing",
-}
 
 
 def shown(figure: Measurement) -> str:

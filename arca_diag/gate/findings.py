@@ -12,7 +12,7 @@ from arca_diag.explanations import EXPLANATIONS
 from arca_diag.gate.names import REGIME_IDS, SIGNAL_IDS
 from arca_diag.gate.outcome import Case
 from arca_diag.gate.policy import Rule
-from arca_diag.gate.scope import Label, Scope
+from arca_diag.gate.scope import FEW_RULE, VOID, VOID_ACTION, VOID_RULE, Label, Scope
 from arca_diag.results import Finding, Verdict, View
 from arca_diag.thresholds import DEFAULT
 
@@ -30,7 +30,7 @@ def finding_cases(rule: Rule, scope: Scope) -> list[Case]:
     cases = [
         _of_run(rule, finding)
         for finding in scope.report.findings
-        if finding.id == rule.of and finding.signal is None and _covers(rule, scope, finding)
+        if finding.id == rule.of and _is_of_run(finding) and _covers(rule, scope, finding)
     ]
     if rule.of in SIGNAL_IDS:
         for label in scope.at(rule):
@@ -43,6 +43,11 @@ def finding_cases(rule: Rule, scope: Scope) -> list[Case]:
     if rule.aggregate == "all":
         cases += _elsewhere(rule, scope, cases)
     return cases
+
+
+def _is_of_run(finding: Finding) -> bool:
+    """Whether a finding is judged as it stands; a signal's is read from its verdict."""
+    return finding.signal is None or finding.id not in SIGNAL_IDS
 
 
 def _covers(rule: Rule, scope: Scope, finding: Finding) -> bool:
@@ -88,20 +93,16 @@ def _of_signal(rule: Rule, scope: Scope, label: Label, signal: str) -> list[Case
     if verdict is None:
         return [_unknown(rule, label, signal, view, f"no verdict on {signal} in this view")]
     if scope.replay_failed(label):
-        return [_unknown(rule, label, signal, view, "no figure here is the run's: replay-mismatch")]
+        return [_unknown(rule, label, signal, view, VOID, VOID_ACTION, VOID_RULE)]
     causes = [cause for cause in verdict.causes if cause != _INERT]
     chain = [*causes, *([DEGENERATE[verdict.regime]] if verdict.regime in DEGENERATE else [])]
-    if rule.of in chain:
+    if verdict.regime in _classes(rule) or rule.of in causes:
         first = chain[0] == rule.of and _INERT not in verdict.causes
         level = level_of(verdict.regime, causes, declared=first)
         return [_there(rule, scope, verdict, level)]
-    if (
-        rule.of in REGIME_IDS
-        and verdict.regime in _OPEN
-        and not _surely_not(rule.of, verdict, scope)
-    ):
+    if rule.of in REGIME_IDS and verdict.regime in _OPEN and not _surely_not(rule, verdict, scope):
         why = verdict.settled_by.reason if verdict.settled_by else f"the regime is {verdict.regime}"
-        return [_unknown(rule, label, signal, view, why)]
+        return [_unknown(rule, label, signal, view, why, because=FEW_RULE)]
     for skipped in scope.report.skipped:
         place = (skipped.id, skipped.checkpoint, skipped.view, skipped.signal)
         if place == (rule.of, label, view, signal):
@@ -109,7 +110,13 @@ def _of_signal(rule: Rule, scope: Scope, label: Label, signal: str) -> list[Case
     return []
 
 
-def _surely_not(regime_id: str, verdict: Verdict, scope: Scope) -> bool:
+def _classes(rule: Rule) -> list[str]:
+    """The regimes that a rule counts; none if its finding is not one of them."""
+    classes = [name for name, found in DEGENERATE.items() if found == rule.of]
+    return [name for name in classes if not rule.regimes or name in rule.regimes]
+
+
+def _surely_not(rule: Rule, verdict: Verdict, scope: Scope) -> bool:
     """Whether a regime that is not settled is surely none of these: too few completions of them.
 
     The sum of the upper limits bounds the share of the classes together; the cut is the one that
@@ -118,7 +125,7 @@ def _surely_not(regime_id: str, verdict: Verdict, scope: Scope) -> bool:
     """
     if verdict.settled_by is None or verdict.settled_by.clusters_more is None:
         return False
-    classes = [name for name, found in DEGENERATE.items() if found == regime_id]
+    classes = _classes(rule)
     highs = [verdict.shares[name].high for name in classes if name in verdict.shares]
     known = [high for high in highs if high is not None]
     cuts = {cut.id: cut.value for cut in scope.report.thresholds}
@@ -127,12 +134,17 @@ def _surely_not(regime_id: str, verdict: Verdict, scope: Scope) -> bool:
 
 
 def _there(rule: Rule, scope: Scope, verdict: Verdict, level: Level) -> Case:
-    """A fault of a signal, in the report's own words where it has any for this view."""
+    """A fault of a signal, in the report's own words where it has any for this view.
+
+    Of a credit that is declared anew they would say what if.
+    """
+    anew = verdict.signal == scope.credit != scope.report.provenance.options.get("credit")
     words = next(
         (
             f
             for f in scope.report.findings
-            if (f.id, f.checkpoint, f.signal) == (rule.of, verdict.checkpoint, verdict.signal)
+            if not anew
+            and (f.id, f.checkpoint, f.signal) == (rule.of, verdict.checkpoint, verdict.signal)
             and f.evidence.get("view") == verdict.view
         ),
         None,
@@ -152,7 +164,15 @@ def _there(rule: Rule, scope: Scope, verdict: Verdict, level: Level) -> Case:
     )
 
 
-def _unknown(rule: Rule, label: Label, signal: str | None, view: View | None, why: str) -> Case:
+def _unknown(
+    rule: Rule,
+    label: Label,
+    signal: str | None,
+    view: View | None,
+    why: str,
+    action: str = "measure what is missing, or turn the rule off in the policy",
+    because: str | None = None,
+) -> Case:
     return Case(
         status="inconclusive",
         level=capped(rule, _BY_ID[rule.of].levels[0]),
@@ -160,7 +180,8 @@ def _unknown(rule: Rule, label: Label, signal: str | None, view: View | None, wh
         signal=signal,
         view=view,
         message=why,
-        action="measure what is missing, or turn the rule off in the policy",
+        action=action,
+        because=because,
     )
 
 

@@ -1,15 +1,17 @@
 """Whether a result is still of the run beside it: recorded hashes against what lies on disk.
 
 A result is often gated where its run is not: then nothing can be compared, and that is said. What
-the run has deleted since (trainers keep their last checkpoints only) is not compared either.
+the run has deleted since (trainers keep their last checkpoints only) is named.
 """
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from arca_diag.errors import ArcaError
 from arca_diag.gate.checks import OnDisk
+from arca_diag.gate.reading import MARKER, REPORT
 from arca_diag.inputs import untrusted
 from arca_diag.inputs.checkpoints import Checkpoint
 from arca_diag.inputs.files import within
@@ -30,7 +32,8 @@ def look_beside(
         run: The run, where it was named; else the result's parent, which is the run by default.
         growing: A scan will add what is new: newer checkpoints make nothing stale.
     """
-    foreign = _tables(folder, report)
+    folder = folder.resolve()  # of "." the parent would be "." again
+    foreign = [*_report(folder), *_tables(folder, report)]
     root = (run or folder.parent).resolve()
     try:
         there = survey(root).checkpoints if root.is_dir() else ()
@@ -45,11 +48,29 @@ def look_beside(
             foreign += [f"the run here ({root.name}: {names}) has nothing that the report is of"]
         return OnDisk(foreign=tuple(foreign))
     stale = [f"{name} has changed" for name in shared if _changed(root, name, recorded[name])]
+    gone = [name for name in recorded if _is_file(name) and not os.path.lexists(root / name)]
     if shared and len(stale) == len(shared):
         foreign += [f"no recorded input is as it was ({shared[0]} and all others)"]
         return OnDisk(compared=True, foreign=tuple(foreign))
     stale += [] if growing else _newer(there, report)
-    return OnDisk(compared=True, stale=tuple(stale), foreign=tuple(foreign))
+    return OnDisk(
+        compared=bool(shared), stale=tuple(stale), gone=tuple(gone), foreign=tuple(foreign)
+    )
+
+
+def _report(folder: Path) -> list[str]:
+    """Another report than the scan left: edited, damaged or copied here. Not proof against malice.
+
+    The marker is no part of the result: without one nothing can be said.
+    """
+    try:
+        wanted = json.loads((folder / MARKER).read_bytes())["report"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    path = folder / REPORT
+    if wanted is None or not path.is_file() or _sha256(path) == wanted:
+        return []
+    return [f"{REPORT} is not the one that the scan wrote"]
 
 
 def _tables(folder: Path, report: Report) -> list[str]:
@@ -57,7 +78,7 @@ def _tables(folder: Path, report: Report) -> list[str]:
     told = []
     for name, digest in report.files.items():
         path = folder / name
-        if digest is None or not name.endswith(".parquet") or not path.is_file():
+        if digest is None or not name.endswith(".parquet") or not os.path.isfile(path):
             continue
         if not within(path, folder) or _sha256(path) != digest:
             told.append(f"{name} is not the one that the report was made with")
@@ -73,9 +94,17 @@ def _newer(there: tuple[Checkpoint, ...], report: Report) -> list[str]:
     return [f"{newer[-1]} came after the scan"] if newer else []
 
 
+def _is_file(name: str) -> bool:
+    """Whether an input's name is that of something in the run."""
+    return name != "tokenizer" and not name.startswith("reference:")
+
+
 def _is_there(root: Path, name: str) -> bool:
+    if not _is_file(name):
+        return False
     path = root / name
-    return not name.startswith("reference:") and path.exists() and within(path, root)
+    # Unlike Path's these are false of a name that no file can have, and of a pipe.
+    return (os.path.isfile(path) or os.path.isdir(path)) and within(path, root)
 
 
 def _changed(root: Path, name: str, digest: str) -> bool:
@@ -92,9 +121,13 @@ def _changed(root: Path, name: str, digest: str) -> bool:
     return _sha256(path) != digest
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _sha256(path: Path) -> str | None:
+    """None of what cannot be read: nobody can say that it is as it was."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _hash_of_config(path: Path) -> str:

@@ -12,11 +12,15 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from arca_diag.config import GATE_PREFIX
+from arca_diag.degeneracy import DEGENERATE
 from arca_diag.errors import ConfigError
 from arca_diag.gate.names import (
     CHECK_IDS,
     FIGURES,
     FINDING_IDS,
+    REGIME_IDS,
+    SIGNAL_IDS,
     SIGNALS,
     check_keys,
     unknown,
@@ -24,7 +28,10 @@ from arca_diag.gate.names import (
 from arca_diag.gate.policy import Kind, Policy, Rule, RuleLevel, Suppression, relative_part
 from arca_diag.gate.profiles import PROFILES, ProfileName, rules_of, settings_of
 
-_SETTINGS = tuple(name for name in Policy.model_fields if name not in ("rules", "suppressions"))
+#: Keys of the table; `credit` is an option of its own, for a scan reads it too.
+_SETTINGS = tuple(
+    name for name in Policy.model_fields if name not in ("rules", "suppressions", "credit")
+)
 _LEVELS: tuple[str, ...] = get_args(RuleLevel)
 _OF_RULES = (
     "finding",
@@ -36,9 +43,11 @@ _OF_RULES = (
     "max_decrease",
     "aggregate",
     "signals",
+    "regimes",
     "view",
     "against",
 )
+_NOT_FIELDS = ("finding", "measurement", "signals", "regimes")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 _BOUNDS = ("max", "min", "max_increase", "max_decrease")
 
@@ -49,7 +58,7 @@ class Resolved:
 
     Attributes:
         policy: In force.
-        origins: Name of a setting, or `rules.ID`, or `suppressions` -> "profile recommended",
+        origins: Name of a setting, or `rules.ID`, or `suppressions.N` -> "profile recommended",
             "default", the file's name, "environment" or "flag".
         file: Name of the file that says something of the gate, as it was given; None without one.
     """
@@ -61,7 +70,7 @@ class Resolved:
     def written_in(self, rule: str) -> str | None:
         """The file that wrote a rule out; None for a profile's own."""
         origin = self.origins.get(f"rules.{rule}", "")
-        return origin if origin == self.file else None
+        return None if origin.startswith("profile ") else origin or None
 
 
 def resolve_policy(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Resolved:
@@ -99,8 +108,10 @@ def resolve_policy(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Resolved:
                 rules |= found
                 origins |= {f"rules.{name}": origin for name in found}
             elif key == "suppressions":
-                suppressions += _suppressions(value, where)
-                origins["suppressions"] = origin
+                new = _suppressions(value, where)
+                numbers = range(len(suppressions), len(suppressions) + len(new))
+                origins |= {f"suppressions.{number}": origin for number in numbers}
+                suppressions += new
             else:
                 settings[key] = _setting(key, value, origin)
                 origins[key] = origin
@@ -114,13 +125,26 @@ def resolve_policy(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Resolved:
 
 
 def _where(origin: str) -> str:
-    return f"{origin} [gate]" if origin.endswith(".toml") else origin
+    """Where a value stands, in words."""
+    words = {"flag": "the command line", "environment": f"the environment ({GATE_PREFIX}*)"}
+    return f"{origin} [gate]" if origin.endswith(".toml") else words.get(origin, origin)
+
+
+def _spelled(key: str) -> str:
+    """A key as the documentation writes it."""
+    return key.replace("_", "-")
 
 
 def _plain_keys(table: object, origin: str) -> dict[str, Any]:
     if not isinstance(table, Mapping):
         raise ConfigError(f"{origin}: gate is not a table", hint="write [gate] and keys below it")
-    return {str(key).replace("-", "_"): value for key, value in table.items()}
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        plain = str(key).replace("-", "_")
+        if plain in out:
+            raise ConfigError(f"{origin}: {key!r:.80} is given twice, with - and with _")
+        out[plain] = value
+    return out
 
 
 def _setting(key: str, value: Any, origin: str) -> Any:
@@ -130,11 +154,13 @@ def _setting(key: str, value: Any, origin: str) -> Any:
         if not isinstance(parts, list | tuple) or not all(isinstance(p, str) for p in parts):
             raise ConfigError(f"{_where(origin)}: {key} is not a list of ids")
         return tuple(p.strip() for p in parts if p.strip())
+    if key == "baseline" and isinstance(value, str) and (not value or "\0" in value):
+        raise ConfigError(f"{_where(origin)}: baseline is no file's name: {value!r:.50}")
     if key == "checkpoint":
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise ConfigError(f"{_where(origin)}: checkpoint is no step or name: {value!r:.50}")
         if isinstance(value, str) and value.isascii() and value.isdigit():
-            return int(value[:19])
+            return int(value) if len(value) < 20 else value
     if key in ("min_clusters", "min_tokens") and origin != "environment" and type(value) is not int:
         raise ConfigError(f"{_where(origin)}: {key} is not a whole number: {value!r:.50}")
     return value
@@ -164,16 +190,28 @@ def _rule(name: str, value: object, where: str) -> Rule:
     if given.get("level", "error") not in _LEVELS:
         raise unknown("level", given["level"], _LEVELS, where)
     _check_signals(given.get("signals", "all"), where)
+    if "regimes" in given:
+        _check_regimes(given["regimes"], of, where)
+    unread = _unread(kind, of, given)
+    if unread:
+        raise ConfigError(
+            f"{where}: {_spelled(unread)} says nothing here: {of} is "
+            + (
+                "one of the gate's own checks" if kind == "check" else "of the run, not of a signal"
+            ),
+            hint="a rule on it has a level" + ("" if kind == "check" else " and an aggregate"),
+        )
     bounds = [key for key in _BOUNDS if key in given]
     off = given.get("level") == "off"
     if kind != "measurement" and (bounds or "against" in given):
         raise ConfigError(
-            f"{where}: {bounds[0] if bounds else 'against'} is for a figure, and this is a {kind}",
+            f"{where}: {_spelled([*bounds, 'against'][0])} is for a figure, and this is a {kind}",
             hint='name the figure: measurement = "gini_corrected", say',
         )
     if kind == "measurement" and not bounds and not off:
         raise ConfigError(
-            f"{where}: a figure needs a bound", hint=f"give one of {', '.join(_BOUNDS)}"
+            f"{where}: a figure needs a bound",
+            hint=f"give one of {', '.join(map(_spelled, _BOUNDS))}",
         )
     if kind == "measurement" and given.get("level") in ("as-found", "at-most-warn"):
         raise ConfigError(f"{where}: a figure has no level of its own: give error, warn or note")
@@ -185,15 +223,26 @@ def _rule(name: str, value: object, where: str) -> Rule:
         return Rule(
             kind=kind,
             of=of,
-            **{k: v for k, v in given.items() if k not in ("finding", "measurement", "signals")},
+            **{k: v for k, v in given.items() if k not in _NOT_FIELDS},
             signals=tuple(signals) if isinstance(signals, list) else signals,
+            regimes=tuple(given.get("regimes", ())),
         )
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][:1])
-        raise ConfigError(f"{where}: {key}: {first['msg']}, found {first['input']!r:.80}") from None
+        raise ConfigError(
+            f"{where}: {_spelled(key)}: {first['msg']}, found {first['input']!r:.80}"
+        ) from None
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _unread(kind: Kind, of: str, given: Mapping[str, Any]) -> str | None:
+    """A key of a rule that nothing would read."""
+    never = {"check": ("aggregate", "signals", "view"), "finding": ("signals", "view")}
+    if kind == "finding" and of in SIGNAL_IDS:
+        return None
+    return next((key for key in never.get(kind, ()) if key in given), None)
 
 
 def _number_or_text(value: object) -> float | str:
@@ -236,6 +285,8 @@ def _subject(name: str, given: Mapping[str, Any], where: str) -> tuple[Kind, str
 
 def _check_signals(signals: object, where: str) -> None:
     if isinstance(signals, str):
+        if signals in SIGNALS:
+            raise ConfigError(f"{where}: signals is no list", hint=f'write signals = ["{signals}"]')
         if signals not in ("all", "declared"):
             raise unknown("signals", signals, ("all", "declared"), where)
         return
@@ -244,6 +295,20 @@ def _check_signals(signals: object, where: str) -> None:
     for signal in signals:
         if signal not in SIGNALS:
             raise unknown("signal", signal, SIGNALS, where)
+
+
+def _check_regimes(regimes: object, of: str, where: str) -> None:
+    known = [regime for regime, found in DEGENERATE.items() if found == of]
+    if not known:
+        raise ConfigError(
+            f"{where}: regimes says nothing here: {of} is no finding on regimes",
+            hint=f"a rule on {', '.join(REGIME_IDS)} can have it",
+        )
+    if not isinstance(regimes, list) or not regimes:
+        raise ConfigError(f"{where}: regimes is not a list", hint=f'for example ["{known[0]}"]')
+    for regime in regimes:
+        if regime not in known:
+            raise unknown("regime", regime, known, where)
 
 
 def _suppressions(value: object, where: str) -> list[Suppression]:
@@ -275,6 +340,8 @@ def _suppressions(value: object, where: str) -> list[Suppression]:
             raise ConfigError(f"{at}: expires is no date such as 2026-12-31")
         if given.get("signal") not in (None, *SIGNALS):
             raise unknown("signal", given["signal"], SIGNALS, at)
+        if "checkpoint" in given:
+            given["checkpoint"] = _setting("checkpoint", given["checkpoint"], at)
         try:
             out.append(Suppression(**given))
         except ValidationError as error:
@@ -294,9 +361,9 @@ def _check_ids(
         for name in settings.get(key, ()):
             if name not in rules:
                 raise unknown("id", name, rules, f"{key} (from {origins[key]})")
-    for suppression in suppressions:
+    for number, suppression in enumerate(suppressions):
         if suppression.id not in rules:
-            where = f"suppression (from {origins['suppressions']})"
+            where = f"suppression (from {origins[f'suppressions.{number}']})"
             raise unknown("id", suppression.id, rules, where)
 
 
@@ -307,7 +374,7 @@ def _refused(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
     if not key:
         return ConfigError(f"the policy: {says}", hint="mend select, ignore or the rules' levels")
     return ConfigError(
-        f"{key.replace('_', '-')} (from {origins.get(key, 'default')}): {says}, "
+        f"{_spelled(key)} (from {origins.get(key, 'default')}): {says}, "
         f"found {first['input']!r:.80}",
         hint="`arca-diag config init` shows every key with its default",
     )

@@ -118,7 +118,7 @@ def unknown(what: str, name: object, known: Collection[str], where: str) -> Conf
     elif len(known) <= 15:
         hint = f"known: {', '.join(known)}"
     else:
-        hint = "`arca-diag explain --list` names every finding; report.json the figures"
+        hint = "`arca-diag explain --list` names every finding and check, `config init` the figures"
     return ConfigError(f"{where}: unknown {what} {text!r}", hint=hint)
 
 

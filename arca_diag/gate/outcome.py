@@ -6,6 +6,7 @@
 
 import datetime
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,8 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from arca_diag.degeneracy import Level
 from arca_diag.results import View
 
-Status = Literal["passed", "failed", "inconclusive", "suppressed"]
+#: `skipped`: there was nothing to look at, such as no baseline; it decides nothing.
+Status = Literal["passed", "failed", "inconclusive", "suppressed", "skipped"]
 Verdict = Literal["PASSED", "FAILED", "INCONCLUSIVE"]
+#: The worst first.
+LEVELS: tuple[Level, ...] = ("error", "warn", "note")
 
 
 class _Part(BaseModel):
@@ -36,6 +40,9 @@ class Case(_Part):
     bound: str | None = Field(default=None, description="What a figure is held to, in words.")
     message: str
     action: str | None = Field(default=None, description="What to do; null where it passed.")
+    because: str | None = Field(
+        default=None, description="The rule that tells why it is inconclusive, if one does."
+    )
     suppressed: str | None = Field(default=None, description="Reason and date of a suppression.")
 
 
@@ -54,6 +61,12 @@ class RuleOutcome(_Part):
     help: str
     origin: str | None = Field(description="The file that wrote it out; null for a profile's.")
     cases: list[Case]
+
+    def deciding(self) -> list[Case]:
+        """The cases that made the status, the worst first; where it passed, all that passed."""
+        made = [c for c in self.cases if c.status == self.status]
+        real = [c for c in made if c.level != "note" or self.status == "passed"]
+        return sorted(real, key=lambda c: LEVELS.index(c.level))
 
 
 class SuppressionState(_Part):
@@ -82,6 +95,7 @@ class Judged(_Part):
     dtype: str
     temperature: float
     baseline: str | None
+    compared: list[str] = Field(description="Rules that compare with the baseline.")
     compared_with_run: bool = Field(description="Whether the run was at hand to compare hashes.")
 
 
@@ -115,16 +129,16 @@ class GateResult(_Part):
 
     def failed(self) -> list[RuleOutcome]:
         """Rules that failed, worst first; of one level those that name a cause come first."""
-        order = {"error": 0, "warn": 1, "note": 2}
-        return sorted(self.of_status("failed"), key=lambda r: order[r.level])
+        return sorted(self.of_status("failed"), key=lambda r: LEVELS.index(r.level))
 
     def of_status(self, status: Status) -> list[RuleOutcome]:
         """Rules of a status, in the policy's order."""
         return [r for r in self.rules if r.status == status]
 
     def to_json(self) -> str:
-        """The document, two-space indented."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+        """The document, two-space indented. No text in it is a CI system's `##command[`."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+        return re.sub("#(?=#)", r"\\u0023", text)
 
 
 def gate_schema() -> dict[str, Any]:

@@ -22,6 +22,8 @@ RuleLevel = Literal["error", "warn", "note", "off", "as-found", "at-most-warn"]
 Which = Literal["declared", "all"]
 #: An increase or a decrease: 0.05 is in the figure's own unit, "20%" relative to the baseline.
 Change = float | str
+#: The check that compares findings with the baseline's.
+NEW_FINDINGS = "baseline-new-findings"
 #: What a rule is of.
 Kind = Literal["finding", "measurement", "check"]
 
@@ -48,6 +50,9 @@ class Rule(_Part):
     max_decrease: Change | None = None
     aggregate: Literal["any", "all", "last"] = "any"
     signals: Which | tuple[str, ...] = "all"
+    regimes: tuple[str, ...] = Field(
+        default=(), description="Of a finding on regimes: those that it counts; none: all it has."
+    )
     view: View | None = Field(default=None, description="Null: the policy's view.")
     against: str | None = Field(default=None, description="What a figure compares with.")
 
@@ -78,6 +83,9 @@ class Policy(_Part):
     min_clusters: Annotated[int, Field(ge=1)] = 8
     min_tokens: Annotated[int, Field(ge=0)] = 1000
     baseline: Path | None = None
+    credit: str | None = Field(
+        default=None, description="What the run trains with; null: as the report says."
+    )
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     rules: Annotated[Mapping[str, Rule], AfterValidator(MappingProxyType)] = Field(
@@ -87,7 +95,8 @@ class Policy(_Part):
 
     @model_validator(mode="after")
     def _something_is_asked(self) -> "Policy":
-        if not self.active():
+        active = self.active()
+        if not active or (self.select and not any(name in active for name in self.select)):
             raise ValueError("no rule is left: a gate that asks nothing would always pass")
         return self
 
@@ -103,6 +112,10 @@ class Policy(_Part):
             and (not self.select or name in self.select or rule.kind == "check")
             and name not in self.ignore
         }
+
+    def comparing(self) -> list[str]:
+        """Ids of the active rules that compare with a baseline."""
+        return [n for n, r in self.active().items() if r.relative or r.of == NEW_FINDINGS]
 
 
 def relative_part(change: Change) -> float | None:

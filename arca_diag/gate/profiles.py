@@ -38,13 +38,18 @@ def settings_of(profile: ProfileName) -> dict[str, Any]:
 
 def rules_of(profile: ProfileName) -> dict[str, Rule]:
     """Every rule of a profile, in the order in which an outcome lists them."""
-    signals: Which = "all" if profile == "strict" else "declared"
+    held: Which = "all" if profile == "strict" else "declared"
     levels = _LEVELS[profile]
     checks = {
         name: Rule(kind="check", of=name, level=levels.get(name, "error")) for name in CHECK_IDS
     }
     findings = {
-        name: Rule(kind="finding", of=name, level=levels.get(name, "as-found"), signals=signals)
+        name: Rule(
+            kind="finding",
+            of=name,
+            level=levels.get(name, "as-found"),
+            signals=held if name in SIGNAL_IDS else "all",
+        )
         for name in FINDING_IDS
     }
     return checks | findings

@@ -5,6 +5,7 @@ this version is an error that the user can mend, and never a pass or a failure.
 """
 
 import json
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,15 +14,15 @@ from arca_diag.errors import ResultError
 from arca_diag.results import SCHEMA_VERSION, Measurement, Report
 
 REPORT = "report.json"
-_MARKER = ".arca-diag.json"
+MARKER = ".arca-diag.json"
 _LIMIT = 512 * 2**20
 
 
 def is_result(path: Path) -> bool:
     """Whether a path is a result folder, finished or not, or a report; else it is a run."""
-    if path.is_dir():
-        return (path / REPORT).is_file() or (path / _MARKER).is_file()
-    return path.is_file()
+    if os.path.isdir(path):  # unlike Path's, false of a name that no file can have
+        return (path / REPORT).is_file() or (path / MARKER).is_file()
+    return os.path.isfile(path)
 
 
 def read_result(path: Path) -> tuple[Path, Report]:

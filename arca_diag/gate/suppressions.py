@@ -10,7 +10,7 @@ from arca_diag.gate.policy import Suppression
 class Suppressions:
     """The suppressions of a policy on a day; remembers which of them were needed."""
 
-    def __init__(self, given: Iterable[Suppression], today: datetime.date | None) -> None:
+    def __init__(self, given: Iterable[Suppression], today: datetime.date) -> None:
         self._given = tuple(given)
         self._today = today
         self._used: set[int] = set()
@@ -40,4 +40,4 @@ class Suppressions:
         ]
 
     def _expired(self, one: Suppression) -> bool:
-        return self._today is not None and self._today > one.expires
+        return self._today > one.expires

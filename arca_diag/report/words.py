@@ -1,5 +1,6 @@
 """How the terminal views word what they share: findings, counts, places. Model text is hostile."""
 
+import re
 from collections.abc import Iterable
 
 from rich.text import Text
@@ -9,9 +10,18 @@ from arca_diag.results import Finding
 _STYLE = {"error": "bold red", "warn": "bold yellow", "note": "bold"}
 
 
+#: What CI systems read as a command wherever it stands in a line: GitHub's `##[group]`, Azure's
+#: `##vso[`, TeamCity's `##teamcity[`.
+_COMMAND = re.compile(r"##(?=\w*\[)")
+
+
 def safe(text: str) -> str:
-    """The text with control characters as escapes: a file's name may hold a terminal's commands."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    """The text with control characters as escapes: a file's name may hold a terminal's commands.
+
+    Those of a CI system that are read anywhere in a line are broken by a space.
+    """
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return _COMMAND.sub("## ", line)
 
 
 def lines(text: str) -> str:

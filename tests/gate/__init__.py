@@ -1,5 +1,7 @@
 """Small reports made by hand, so that what the gate says of them can be known beforehand."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,7 +131,7 @@ def report(
             "started_at": "2026-01-01T00:00:00+00:00",
             "seconds": 1.0,
             "reused_passes": 0,
-            "batch_tokens": 2048,
+            "batch_tokens": 4096,
             "prefix_sharing": True,
             "versions": {},
             "device": "cpu",
@@ -226,3 +228,20 @@ def write(folder: Path, made: Report) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(made.to_json(), "utf-8")
     return folder
+
+
+def run_with_result(root: Path, **parts: object) -> tuple[Path, Report]:
+    """A run of two checkpoints, and where a scan leaves it the result that is of them."""
+    inputs = {}
+    for step in (10, 20):
+        folder = root / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}", "utf-8")
+        (folder / "adapter_model.safetensors").write_bytes(b"weights %d" % step)
+        weights = hashlib.sha256(b"weights %d" % step)
+        inputs[folder.name] = weights.hexdigest()
+        inputs[f"{folder.name}/adapter_config.json"] = hashlib.sha256(b"{}").hexdigest()
+    document = json.loads(report().to_json())
+    document["provenance"]["inputs"] = inputs
+    made = Report.from_json(json.dumps(document | parts))
+    return write(root / "arca-diag", made), made

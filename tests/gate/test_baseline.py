@@ -57,6 +57,12 @@ class TestRelative:
         assert result.exit_code == 3
         assert "no baseline" in rule_of(result, "gini_corrected").message
 
+    def test_a_bound_that_is_surely_past_fails_without_one(self) -> None:
+        rules = {"gini_corrected": {**RULE, "max": 0.4}}
+        assert run_gate(narrow(0.5), policy({"rules": rules})).exit_code == 1
+        rules = {"gini_corrected": {**RULE, "max": 0.6}}
+        assert run_gate(narrow(0.5), policy({"rules": rules})).exit_code == 3
+
     def test_a_figure_that_the_baseline_lacks_is_open(self) -> None:
         result = run_gate(narrow(0.5), policy(TABLE), baseline_of(report()))
         assert rule_of(result, "gini_corrected").status == "inconclusive"

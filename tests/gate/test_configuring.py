@@ -1,6 +1,7 @@
 """`config init` writes what holds; `config show` says where each value came from."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,13 @@ class TestInit:
         text = (desk / "arca.toml").read_text("utf-8")
         kept = re.sub(r"^# (?=[\"a-z-]+ = (?!  ))", "", text, flags=re.M)
         kept = re.sub(
-            r'^("gini_corrected"|"mean"|id =|reason =|expires =)', r"# \1", kept, flags=re.M
+            r'^("gini_corrected"|"mean"|id =|reason =|expires =|signal =)',
+            r"# \1",
+            kept,
+            flags=re.M,
         )
         (desk / "arca.toml").write_text(kept, "utf-8")
-        assert kept.count("\n# ") < 40
+        assert kept.count("\n# ") < 45
         config = resolve({"run": "elsewhere"}, environ={})
         assert config.model_copy(update={"thresholds": {}}) == ScanConfig(
             run=Path("elsewhere")
@@ -122,6 +126,18 @@ class TestShow:
             "expires = 2030-01-01",
         ):
             assert line in shown.splitlines(), line
+
+    def test_what_it_prints_of_the_gate_is_a_file_that_says_the_same(self, desk: Path) -> None:
+        (desk / "arca.toml").write_text(
+            '[gate.rules]\ndrift = { measurement = "mean", max-increase = "20%", '
+            'signals = ["surprisal", "residual"] }\n'
+            '"credit-sparse" = { signals = "declared", regimes = ["sparse"] }\n',
+            "utf-8",
+        )
+        (name, table), *_ = config_tables()
+        before = resolve_policy([(name, table["gate"])]).policy
+        shown = run("show").stdout
+        assert resolve_policy([("x.toml", tomllib.loads(shown)["gate"])]).policy == before
 
     def test_a_typo_exits_2_with_the_nearest_name(self, desk: Path) -> None:
         (desk / "arca.toml").write_text("[gate]\nfail-onn = 'warn'\n", "utf-8")

@@ -2,15 +2,16 @@
 
 import datetime
 import operator
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 import arca_diag
-from arca_diag.errors import ResultError
+from arca_diag.errors import ConfigError, ResultError
 from arca_diag.gate.checks import OnDisk
 from arca_diag.gating import run_gate
-from tests.gate import figure, finding, gated, policy, report, rule_of, verdict
+from tests.gate import CLASSES, figure, finding, gated, policy, report, rule_of, verdict, write
 
 TODAY = datetime.date(2026, 6, 1)
 
@@ -173,6 +174,39 @@ class TestCredit:
         table = {"rules": {"credit-sparse": {"level": "error", "signals": "declared"}}}
         assert gated(report(verdicts=self.SPARSE), table).exit_code == 0
 
+    def test_a_credit_declared_at_the_gate_is_not_told_as_what_if(self) -> None:
+        said = finding(
+            "credit-sparse",
+            "note",
+            checkpoint=20,
+            signal="surprisal",
+            message="if you weighted by surprisal",
+            evidence={"view": "on-policy"},
+        )
+        made = report(verdicts=(verdict("surprisal", "sparse"),), findings=(said,))
+        strict = gated(made, profile="strict")
+        assert rule_of(strict, "credit-sparse").message == "if you weighted by surprisal"
+        declared = rule_of(run_gate(made, credit="surprisal"), "credit-sparse")
+        assert "if you" not in declared.message
+        assert declared.message.startswith("surprisal: ")
+
+    @pytest.mark.parametrize(("regime", "code"), [("sparse", 1), ("leaning-sparse", 0)])
+    def test_a_rule_can_be_of_sparse_alone(self, regime: str, code: int) -> None:
+        made = report(verdicts=(verdict("surprisal", regime),), credit="surprisal")
+        rule = {"level": "error", "signals": "declared", "regimes": ["sparse"]}
+        assert gated(made, {"rules": {"credit-sparse": rule}}).exit_code == code
+        assert gated(made, {"rules": {"credit-sparse": "error"}}).exit_code == 1
+
+    def test_what_may_lean_and_is_surely_not_sparse_is_not_open(self) -> None:
+        shares = {name: {"value": 0.0, "low": 0.0, "high": 0.1} for name in CLASSES}
+        shares |= {"leaning-sparse": {"value": 0.5, "low": 0.2, "high": 0.8}}
+        leaning = verdict("surprisal", "inconclusive", shares=shares)
+        made = report(verdicts=(leaning,), credit="surprisal")
+        rule = {"level": "error", "signals": "declared"}
+        assert gated(made, {"rules": {"credit-sparse": rule}}).exit_code == 3
+        rule |= {"regimes": ["sparse"]}
+        assert gated(made, {"rules": {"credit-sparse": rule}}).exit_code == 0
+
     def test_strict_judges_every_signal_at_every_checkpoint(self) -> None:
         made = report(verdicts=(verdict("divergence", "uniform", checkpoint=10),))
         assert gated(made).exit_code == 0
@@ -257,6 +291,21 @@ class TestCredit:
     def test_no_figure_of_a_failed_replay_passes(self) -> None:
         made = report(credit="surprisal", fidelity="fail")
         assert rule_of(gated(made), "credit-sparse").status == "inconclusive"
+
+    def test_nor_does_a_bound_of_it(self) -> None:
+        made = report(figures=(figure(value=0.5),), fidelity="fail")
+        rules = {"gini_corrected": {"max": 0.85}, "groups_without_spread": {"max": 0.9}}
+        found = gated(made, {"rules": rules}, select=[*rules])
+        assert found.exit_code == 3
+        assert "replay-mismatch" in rule_of(found, "gini_corrected").message
+        assert rule_of(found, "groups_without_spread").status == "passed"  # of rewards alone
+
+    def test_what_no_rule_in_force_looks_at_is_told(self) -> None:
+        made = report(findings=(finding("replay-mismatch", checkpoint=20),))
+        found = gated(made, select=["layers-dead"])
+        assert found.exit_code == 0
+        assert found.notes == ["no rule in force looks at replay-mismatch, which the report has"]
+        assert "replay-mismatch" in gated(made, ignore=["replay-mismatch"]).notes[0]
 
     def test_the_view_decides(self) -> None:
         made = report(
@@ -367,6 +416,31 @@ class TestPython:
         assert callable(arca_diag.load_report)
         with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
             operator.attrgetter("nonsense")(arca_diag)
+
+    def test_a_folder_is_gated_as_the_command_does(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        made = report(verdicts=TestCredit.SPARSE)
+        folder = str(write(tmp_path / "result", made))
+        assert arca_diag.load_report(folder) == made
+        assert arca_diag.run_gate(folder, arca_diag.load_policy()).exit_code == 0
+        Path("arca.toml").write_text('credit = "surprisal"\n', "utf-8")
+        found = arca_diag.run_gate(folder, arca_diag.load_policy())
+        assert (found.exit_code, found.judged.credit) == (1, "surprisal")
+        monkeypatch.setenv("ARCA_DIAG_CREDIT", "residual")
+        assert arca_diag.run_gate(folder, arca_diag.load_policy("arca.toml")).exit_code == 0
+        monkeypatch.setenv("ARCA_DIAG_GATE_MIN_CLUSTERS", "99")
+        assert arca_diag.run_gate(folder, arca_diag.load_policy()).exit_code == 3
+        with pytest.raises(ConfigError, match=r"nope\.toml is not a file"):
+            arca_diag.load_policy("nope.toml")
+
+    def test_what_lies_beside_a_folder_is_compared(self, tmp_path: Path) -> None:
+        made = report(files={"tokens.parquet": "0" * 64, "report.json": None})
+        folder = write(tmp_path, made)
+        (folder / "tokens.parquet").write_bytes(b"of another scan")
+        assert run_gate(made).exit_code == 0
+        assert rule_of(run_gate(folder), "result-foreign").status == "inconclusive"
 
     def test_the_outcome_is_the_same_twice(self) -> None:
         made = report(findings=(finding("adapter-inert"),))

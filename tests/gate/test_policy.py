@@ -73,6 +73,11 @@ class TestTypos:
             ({"rules": {"credit-sparse": {"level": "error", "signal": []}}}, "signals"),
             ({"rules": {"credit-sparse": {"signals": ["suprisal"]}}}, "surprisal"),
             ({"rules": {"x": {"finding": "credit-sprse"}}}, "credit-sparse"),
+            ({"rules": {"credit-sparse": {"signals": "surprisal"}}}, 'signals = ["surprisal"]'),
+            ({"rules": {"credit-sparse": {"regimes": ["uniform"]}}}, "leaning-sparse"),
+            ({"rules": {"credit-sparse": {"regimes": "sparse"}}}, '["sparse"]'),
+            ({"rules": {"layers-dead": {"regimes": ["sparse"]}}}, "credit-sparse"),
+            ({"rules": {"gini_corrected": {"level": "error"}}}, "max-increase"),
             ({"profile": "recomended"}, "recommended"),
         ],
     )

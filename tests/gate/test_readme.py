@@ -29,7 +29,8 @@ def block(name: str) -> list[str]:
 def commands(text: str) -> list[list[str]]:
     """Every call of arca-diag in a text: its words."""
     return [
-        m[1].replace("$(RUN)", "run").split() for m in re.finditer(r"arca-diag ([^\n\"]+)", text)
+        m[1].replace("$(RUN)", "run").split()
+        for m in re.finditer(r"(?<!pip install )arca-diag ([^\n\"]+)", text)
     ]
 
 
@@ -44,6 +45,12 @@ def test_the_policy_is_one() -> None:
     assert {"credit-uniform", "gini_corrected", "surprisal-drift"} <= set(found.active())
     assert "layers-dead" not in found.active()
     assert found.suppressions[0].id == "temperature-assumed"
+
+
+def test_the_jobs_install_this_package_and_not_their_own_repository() -> None:
+    for name in ("github", "gitlab"):
+        (text,) = block(name)
+        assert set(re.findall(r"pip install (\S+)", text)) == {"arca-diag"}
 
 
 @pytest.mark.parametrize("name", ["github", "gitlab"])

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import jsonschema
@@ -12,12 +12,13 @@ from junitparser import Error, Failure, JUnitXml, Skipped
 from arca_diag.gate.outcome import GateResult
 from arca_diag.gating import run_gate
 from arca_diag.report.gate.anchor import Anchor, lines_of
+from arca_diag.report.gate.error import render_error
 from arca_diag.report.gate.github import render_github
 from arca_diag.report.gate.junit import render_junit
 from arca_diag.report.gate.markdown import MOST_BYTES, inline, render_markdown
 from arca_diag.report.gate.sarif import render_sarif
 from arca_diag.report.gate.text import text_lines
-from arca_diag.report.gate.words import harmless, last_line
+from arca_diag.report.gate.words import followers, harmless, last_line
 from tests.gate import figure, finding, gated, policy, report, verdict
 
 #: Element -> its attributes and children, as junit-10.xsd of Jenkins' xUnit plug-in has them; an
@@ -69,7 +70,7 @@ SARIF = closed(
     runs={
         "type": "array",
         "items": closed(
-            ["tool", "results"],
+            ["tool"],
             automationDetails=closed([], id={"type": "string"}),
             columnKind={"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
             invocations={
@@ -78,6 +79,10 @@ SARIF = closed(
                     ["executionSuccessful"],
                     executionSuccessful={"type": "boolean"},
                     exitCode={"type": "integer"},
+                    toolExecutionNotifications={
+                        "type": "array",
+                        "items": closed(["message"], level=LEVEL, message=TEXT),
+                    },
                 ),
             },
             tool=closed(
@@ -173,7 +178,9 @@ def hostile() -> GateResult:
         "suppressions": [{"id": "file-unreadable", "reason": HOSTILE, "expires": "2099-01-01"}],
         "rules": {"my-rule": {"finding": "layers-dead"}},
     }
-    return run_gate(made, policy(table), credit=HOSTILE)
+    found = run_gate(made, policy(table))
+    judged = found.judged.model_copy(update={"credit": HOSTILE})
+    return found.model_copy(update={"judged": judged})
 
 
 RESULTS = {
@@ -422,3 +429,74 @@ def test_a_verdict_is_told_with_its_place() -> None:
     made = report(verdicts=(verdict("surprisal", "sparse"),), credit="surprisal")
     lines = [line.plain for line in text_lines(gated(made, fail_on="warn"))]
     assert any("step 20, surprisal, on-policy" in line for line in lines)
+
+
+class TestErrors:
+    """What stands where an outcome would, had the gate been held."""
+
+    def test_junit_has_one_error(self) -> None:
+        text = render_error("junit", HOSTILE)
+        assert text is not None
+        check_jenkins(ElementTree.fromstring(text))
+        (suite,) = JUnitXml.fromstring(text.encode())
+        (case,) = suite
+        assert [type(entry) for entry in case.result] == [Error]
+
+    def test_sarif_says_that_it_was_not_held_and_not_that_nothing_was_found(self) -> None:
+        document = json.loads(render_error("sarif", HOSTILE) or "")
+        jsonschema.Draft202012Validator(SARIF).validate(document)
+        (run,) = document["runs"]
+        assert not run["invocations"][0]["executionSuccessful"]
+        assert "results" not in run
+
+    def test_for_people_and_for_github_it_is_one_line(self) -> None:
+        (line,) = (render_error("github", HOSTILE) or "").splitlines()
+        assert line.startswith("::error title=arca-diag::")
+        assert line.count("::") == 2
+        assert len((render_error("text", HOSTILE) or "").splitlines()) == 1
+        assert (render_error("markdown", HOSTILE) or "").startswith("## arca-diag: ERROR\n")
+
+    def test_json_has_none(self) -> None:
+        assert render_error("json", "x") is None
+
+
+class TestOneCauseOneLine:
+    FEW: ClassVar = [
+        verdict(signal, "inconclusive", shares={}, settled_by={"clusters_more": 5, "reason": "few"})
+        for signal in ("surprisal", "residual")
+    ]
+    RULES: ClassVar = {"gini_corrected": {"max": 0.9}, "mean": {"max": 9, "max-increase": "20%"}}
+
+    @pytest.mark.parametrize("root", ["replay-mismatch", "evidence-too-little"])
+    def test_what_follows_from_a_rule_is_told_with_it(self, root: str) -> None:
+        made = report(
+            credit="surprisal",
+            verdicts=tuple(self.FEW),
+            figures=(figure(n_clusters=3),),
+            evidence={"n_clusters": 3},
+        )
+        if root == "replay-mismatch":
+            made = report(
+                credit="surprisal",
+                findings=(finding(root, checkpoint=20),),
+                figures=(figure(),),
+                fidelity="fail",
+            )
+        found = gated(made, {"rules": self.RULES})
+        follow = followers(found)[root]
+        assert {"credit-sparse", "gini_corrected"} <= set(follow)
+        assert "mean" not in follow  # the result has none: another cause
+        text = "\n".join(line.plain for line in text_lines(found))
+        assert f"for this {len(follow)} rules more: " in text
+        assert "[credit-sparse]" not in text
+        assert "[mean]" in text
+        github = render_github(found, ANCHOR)
+        assert github.count("credit-sparse") == 1
+        assert github.count("::error ") == 2
+        assert render_markdown(found).count("credit-sparse") == 1
+        assert len(list(ElementTree.fromstring(render_junit(found)).iter("error"))) > 4
+
+    def test_what_counts_for_more_than_its_cause_is_not_folded(self) -> None:
+        made = report(figures=(figure(n_clusters=3),), evidence={"n_clusters": 3})
+        rules = {"evidence-too-little": "warn", "gini_corrected": {"max": 0.9}}
+        assert followers(gated(made, {"rules": rules})) == {}

@@ -1,7 +1,8 @@
 """The gate as JUnit XML, which Jenkins, GitLab and Azure show: one test case a rule.
 
 A rule that fails the gate is a failure; one that leaves it open is an error, or skipped where the
-policy lets it pass; what is suppressed, or open without gating, is skipped. A warning that does
+policy lets it pass; what is suppressed, had nothing to look at, or is open without gating is
+skipped. A warning that does
 not gate passes, with its words in system-out. Elements and attributes are those of the schema
 that Jenkins' xUnit plug-in validates with (junit-10.xsd).
 """
@@ -32,8 +33,13 @@ def render_junit(result: GateResult) -> str:
     if result.notes:
         text = "\n".join(f"note: {harmless(note)}" for note in result.notes)
         ElementTree.SubElement(suite, "system-out").text = text
+    return document(root)
+
+
+def document(root: ElementTree.Element) -> str:
+    """The text of a document; in ASCII, so that it is what it declares on whatever stdout."""
     ElementTree.indent(root)
-    return ElementTree.tostring(root, "utf-8", xml_declaration=True).decode() + "\n"
+    return ElementTree.tostring(root, "us-ascii", xml_declaration=True).decode() + "\n"
 
 
 _KINDS = ("failure", "error", "skipped")
@@ -48,7 +54,7 @@ def _case(rule: RuleOutcome, result: GateResult) -> ElementTree.Element:
         _add(case, "failure", rule, rule.level)
     elif rule.holds and fails:
         _add(case, "error", rule, "inconclusive")
-    elif open_ or rule.status == "suppressed":
+    elif open_ or rule.status in ("suppressed", "skipped"):
         _add(case, "skipped", rule, rule.status)
     elif rule.status == "failed":
         ElementTree.SubElement(case, "system-out").text = f"{rule.level}: {_all(rule)}"
@@ -64,9 +70,7 @@ def _add(case: ElementTree.Element, kind: str, rule: RuleOutcome, type_: str) ->
 def _all(rule: RuleOutcome) -> str:
     """Every case that made the status, and what to do, a line each."""
     lines = [
-        harmless(f"{place(c)}: {c.message}" if place(c) else c.message)
-        for c in rule.cases
-        if c.status == rule.status
+        harmless(f"{place(c)}: {c.message}" if place(c) else c.message) for c in rule.deciding()
     ]
     if rule.action:
         lines.append(f"do: {harmless(rule.action)}")

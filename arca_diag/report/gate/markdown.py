@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from arca_diag.gate.outcome import GateResult, RuleOutcome
-from arca_diag.report.gate.words import harmless, place, summary, told
+from arca_diag.report.gate.words import and_followers, followers, harmless, place, summary, told
 
 #: A step summary may have 1 MiB; what is over is cut at a line, and that is said.
 MOST_BYTES = 2**20 - 1024
@@ -19,13 +19,20 @@ _GAP = "\u200b"
 
 def render_markdown(result: GateResult) -> str:
     """The document, cut to what a step summary may have."""
+    follow = followers(result)
+    folded = {rule for ids in follow.values() for rule in ids}
+    open_ = [r for r in result.of_status("inconclusive") if r.id not in folded]
     blocks = [
         f"## arca-diag: {result.status}",
         _table(("", ""), [(label, inline(value)) for label, value in summary(result)]),
-        _rules("Failed", result.failed()),
-        _rules("Inconclusive", result.of_status("inconclusive")),
+        _rules("Failed", result.failed(), follow),
+        _rules("Inconclusive", open_, follow),
         _suppressed(result.of_status("suppressed")),
         "\n".join(f"- {inline(note)}" for note in result.notes),
+        "\n".join(
+            f"- skipped: {inline(f'{rule.id} ({rule.message})')}"
+            for rule in result.of_status("skipped")
+        ),
         _passed(result.of_status("passed")),
     ]
     return _cut("\n\n".join(block for block in blocks if block) + "\n")
@@ -38,14 +45,18 @@ def inline(text: str) -> str:
     return _MARKUP.sub(r"\\\1", text)
 
 
-def _rules(title: str, rules: list[RuleOutcome]) -> str:
+def _rules(title: str, rules: list[RuleOutcome], follow: dict[str, list[str]]) -> str:
     if not rules:
         return ""
     rows = [
         (
             f"{rule.level}{' (gates)' if rule.fails or rule.holds else ''}",
             f"`{rule.id}`" if re.fullmatch(r"[\w.-]+", rule.id) else inline(rule.id),
-            inline(told(rule)),
+            inline(
+                "; inconclusive ".join(
+                    t for t in (told(rule), and_followers(follow.get(rule.id, []))) if t
+                )
+            ),
             inline(rule.action or ""),
         )
         for rule in rules

@@ -13,7 +13,7 @@ from typing import Any
 from arca_diag.explanations import EXPLANATIONS
 from arca_diag.explanations.entry import Explanation
 from arca_diag.explanations.gate import CHECKS
-from arca_diag.gate.outcome import Case, GateResult, RuleOutcome
+from arca_diag.gate.outcome import LEVELS, Case, GateResult, RuleOutcome, Status
 from arca_diag.report.gate.anchor import Anchor
 from arca_diag.report.gate.words import harmless
 from arca_diag.report.words import at
@@ -22,6 +22,14 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {"error": "error", "warn": "warning", "note": "note"}
 _ENTRIES: dict[str, Explanation] = {e.id: e for e in (*EXPLANATIONS, *CHECKS)}
 _SHOWN = 20
+#: Status of a rule -> those of its cases that are results, what decides a place first.
+_RESULTS: dict[Status, tuple[Status, ...]] = {
+    "failed": ("failed", "inconclusive", "suppressed"),
+    "inconclusive": ("inconclusive", "suppressed"),
+    "suppressed": ("suppressed",),
+    "passed": (),
+    "skipped": (),
+}
 
 
 def render_sarif(result: GateResult, anchor: Anchor) -> str:
@@ -55,12 +63,12 @@ def _descriptor(rule: RuleOutcome) -> dict[str, Any]:
         text, actions = f"A figure of report.json, held by the policy to: {bound}.", []
     else:
         short, text, actions = entry.says, entry.meaning, list(entry.actions)
-    steps = "".join(f"\n- {_plain(action)}" for action in actions)
+    steps = "".join(f"\n- {plain(action)}" for action in actions)
     return {
         "id": harmless(rule.id),
-        "shortDescription": {"text": _plain(short)},
-        "fullDescription": {"text": _plain(text)},
-        "help": {"text": f"{_plain(text)}{steps}\n\n{_plain(rule.help)}"},
+        "shortDescription": {"text": plain(short)},
+        "fullDescription": {"text": plain(text)},
+        "help": {"text": f"{plain(text)}{steps}\n\n{plain(rule.help)}"},
         "defaultConfiguration": {"level": _LEVELS[entry.levels[0] if entry else rule.level]},
     }
 
@@ -68,12 +76,14 @@ def _descriptor(rule: RuleOutcome) -> dict[str, Any]:
 def _results(rule: RuleOutcome, index: int, anchor: Anchor) -> Iterable[dict[str, Any]]:
     by_place: dict[tuple[str | None, str | None], list[Case]] = {}
     for case in rule.cases:
-        gates = case.level != "note" and case.status in ("failed", "inconclusive", "suppressed")
-        if gates and rule.status != "passed":
+        if case.level != "note" and case.status in _RESULTS[rule.status]:
             by_place.setdefault((case.signal, case.view), []).append(case)
     for (signal, view), cases in by_place.items():
+        shown = _RESULTS[rule.status]
+        cases = sorted(cases, key=lambda c: (shown.index(c.status), LEVELS.index(c.level)))
         first = cases[0]
-        steps = list(dict.fromkeys(at(c.checkpoint) for c in cases if c.checkpoint is not None))
+        alike = [c for c in cases if c.status == first.status]
+        steps = list(dict.fromkeys(at(c.checkpoint) for c in alike if c.checkpoint is not None))
         more = f", and {len(steps) - _SHOWN} more" if len(steps) > _SHOWN else ""
         where = f"{', '.join(steps[:_SHOWN])}{more}: " if steps else ""
         word = "inconclusive: " if first.status == "inconclusive" else ""
@@ -84,7 +94,7 @@ def _results(rule: RuleOutcome, index: int, anchor: Anchor) -> Iterable[dict[str
             "ruleIndex": index,
             "kind": "open" if first.status == "inconclusive" else "fail",
             "level": "none" if first.status == "inconclusive" else _LEVELS[first.level],
-            "message": {"text": _plain(text)},
+            "message": {"text": plain(text)},
             "locations": [
                 {
                     "physicalLocation": {
@@ -99,13 +109,13 @@ def _results(rule: RuleOutcome, index: int, anchor: Anchor) -> Iterable[dict[str
                 ).hexdigest()
             },
         }
-        if all(c.status == "suppressed" for c in cases):
+        if first.status == "suppressed":
             reason = harmless(first.suppressed or "")
             found["suppressions"] = [{"kind": "external", "justification": reason}]
         yield found
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text without what SARIF reads in a message: embedded links and placeholders."""
     for sign in ("\\", "[", "]"):
         text = text.replace(sign, f"\\{sign}")

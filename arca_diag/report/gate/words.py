@@ -1,19 +1,19 @@
 """What the gate's views word alike. Text from models, files and policies is hostile to them all."""
 
 import re
+from collections.abc import Sequence
 
 from arca_diag.gate.outcome import Case, GateResult, RuleOutcome
+from arca_diag.gate.policy import NEW_FINDINGS
 from arca_diag.report.words import at, count, safe
 
-#: What CI systems read as a command, at a line's start or, some of them, anywhere: GitHub's
-#: `::error::` and `##[group]`, Azure's `##vso[`, TeamCity's `##teamcity[`.
-_COMMAND = re.compile(r"##(\w*)\[|::")
+#: What begins one of GitHub's commands, `::error::`, at a line's start.
+_COLONS = re.compile(r":(?=:)")
 
 
 def harmless(text: str) -> str:
     """One line that no terminal and no CI system reads as a command."""
-    line = safe(" ".join(text.split()))
-    return _COMMAND.sub(lambda m: ": :" if m[0] == "::" else f"## {m[1]}[", line)
+    return _COLONS.sub(": ", safe(" ".join(text.split())))
 
 
 def place(case: Case) -> str:
@@ -30,9 +30,42 @@ def place(case: Case) -> str:
 
 def told(rule: RuleOutcome) -> str:
     """What a rule has to say: the place of its first deciding case, and its message."""
-    case = next((c for c in rule.cases if c.status == rule.status), None)
-    where = place(case) if case and rule.status != "passed" else ""
+    cases = rule.deciding() if rule.status != "passed" else []
+    where = place(cases[0]) if cases else ""
     return harmless(f"{where}: {rule.message}" if where else rule.message)
+
+
+def followers(result: GateResult) -> dict[str, list[str]]:
+    """Ids of inconclusive rules by the rule that tells why they are: views show that one alone.
+
+    It has to be there at each of their checkpoints, and to count for no less than they do.
+    """
+    found: dict[str, list[str]] = {}
+    for root in result.rules:
+        if root.status not in ("failed", "inconclusive"):
+            continue
+        places = {c.checkpoint for c in root.cases if c.status == root.status}
+        ids = [
+            r.id
+            for r in result.of_status("inconclusive")
+            if r.id != root.id
+            and (root.fails or root.holds or not r.holds)
+            and all(
+                c.because == root.of and c.checkpoint in places
+                for c in r.cases
+                if c.status == "inconclusive"
+            )
+        ]
+        if ids:
+            found[root.id] = ids
+    return found
+
+
+def and_followers(ids: Sequence[str]) -> str:
+    """What is shown of them; empty if there are none."""
+    return (
+        f"for this {count(len(ids), 'rule')} more: {', '.join(map(harmless, ids))}" if ids else ""
+    )
 
 
 def last_line(result: GateResult, seconds: float) -> str:
@@ -84,5 +117,10 @@ def summary(result: GateResult) -> list[tuple[str, str]]:
         ),
     ]
     if judged.baseline is not None:
-        lines.append(("Baseline", f"a result of {harmless(judged.baseline)}"))
+        figures = [harmless(name) for name in judged.compared if name != NEW_FINDINGS]
+        held = ", ".join(figures) or "no figure: no rule has max-increase or max-decrease"
+        new = "warnings and errors, " if NEW_FINDINGS in judged.compared else ""
+        lines.append(
+            ("Baseline", f"a result of {harmless(judged.baseline)}; compared: {new}{held}")
+        )
     return lines

@@ -59,6 +59,7 @@ class AdaptedModel:
         self._starts: Starts = {}
         self._with_start: set[str] = set()  # resident adapters that hold their start behind them
         self._tried = 0
+        self._head_is_known = False
 
     def add(
         self, adapter: Adapter, *, initial: Adapter | None = None, name: str | None = None
@@ -153,6 +154,7 @@ class AdaptedModel:
                     "with --reference",
                 )
         self.other = other
+        self._head_is_known = False
         self._contents[self.OTHER_BASE] = sha256
 
     def reference_of(self, checkpoint: str) -> str | None:
@@ -314,15 +316,18 @@ class AdaptedModel:
         return logits
 
     def check_head(self) -> None:
-        """Check on a few tokens that `hidden` and `head` give the model's own logits.
+        """Check on a few tokens, once, that `hidden` and `head` give the model's own logits.
 
         Raises:
             ArcaError: They do not: this architecture's head does something unknown here.
         """
+        if self._head_is_known:
+            return
         self._check_head(self.base)
         if self.other is not None:
             with self.using(self.OTHER_BASE):
                 self._check_head(self.other)
+        self._head_is_known = True
 
     def _check_head(self, model: Any) -> None:
         device = model.get_input_embeddings().weight.device

@@ -6,6 +6,7 @@ of another shape or not finite is as good as absent, and is written anew.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -170,10 +171,14 @@ class Units:
         self.shelf.write(name, save(plain, metadata={"unit": said}))
 
     def _key(self, what: Mapping[str, object]) -> tuple[str, str]:
-        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        whole = {"format": _FORMAT, "versions": versions, **self.conditions, **what}
+        whole = {"format": _FORMAT, "versions": _versions(), **self.conditions, **what}
         said = json.dumps(whole, sort_keys=True)
         return said, hashlib.sha256(said.encode()).hexdigest() + _SUFFIX
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _written(content: bytes) -> object:

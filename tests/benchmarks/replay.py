@@ -190,7 +190,7 @@ def _passes(scale: Scale, dtype: torch.dtype, *, at_most: float, faster: float) 
 
 def second_scan(scale: Scale) -> Iterator[Row]:
     """One new checkpoint, all others' passes kept: against one adapted pass over its sets."""
-    setting = scale.setting()
+    setting = scale.setting(groups=3 * scale.groups)
     *old, new = setting.names
     third = len(setting.rollouts) // 3
     own = Setting(model=setting.model, names=(new,), rollouts=setting.rollouts[:third])
@@ -254,24 +254,37 @@ def growth(scale: Scale) -> Iterator[Row]:
         )
 
 
-def _memory(folder: Path, long: int, told: "multiprocessing.Queue[tuple[int, int]]") -> None:
+class Peak:
+    """The most memory that is held within a `with` block, above what was held before it, in GB."""
+
+    def __enter__(self) -> "Peak":
+        self._own = psutil.Process()
+        self._before = self._most = self._own.memory_info().rss
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.002):
+            self._most = max(self._most, self._own.memory_info().rss)
+
+    @property
+    def above(self) -> float:
+        """In GB, of the process and not of its children."""
+        return (self._most - self._before) / 1e9
+
+
+def _memory(folder: Path, long: int, told: "multiprocessing.Queue[float]") -> None:
     model = load(folder / "base", [folder / "adapter"], torch.float32, 1)
     rollouts = group_rollouts(model.base.config.vocab_size, 8, lengths=(long,) * EACH)
-    own = psutil.Process()
-    before = peak = own.memory_info().rss
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, own.memory_info().rss)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    run_replay(Setting(model=model, names=names_of(1), rollouts=rollouts))
-    done.set()
-    thread.join()
-    told.put((before, peak))
+    with Peak() as memory:
+        run_replay(Setting(model=model, names=names_of(1), rollouts=rollouts))
+    told.put(memory.above)
 
 
 def memory(scale: Scale) -> Iterator[Row]:
@@ -280,7 +293,7 @@ def memory(scale: Scale) -> Iterator[Row]:
     Of two layers: they follow each other and leave nothing, so more of them need no more.
     """
     context = multiprocessing.get_context("spawn")
-    told: multiprocessing.Queue[tuple[int, int]] = context.Queue()
+    told: multiprocessing.Queue[float] = context.Queue()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = AutoConfig.from_pretrained(scale.base)
@@ -291,11 +304,11 @@ def memory(scale: Scale) -> Iterator[Row]:
         get_peft_model(small, lora).save_pretrained(folder / "adapter")
         process = context.Process(target=_memory, args=(folder, scale.long, told))
         process.start()
-        before, peak = told.get()
+        above = told.get()
         process.join()
     yield most(
         f"peak memory above weights, 64 x {scale.long} tokens, GB",
-        (peak - before) / 1e9,
+        above,
         1,
         full_logits=64 * scale.long * config.vocab_size * 4 / 1e9,
     )
@@ -364,17 +377,19 @@ def diagnostics(scale: Scale) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     length, rows = 250, 4000
     spent, done = 0.0, 0
-    while done < scale.tokens:
-        scores = rng.exponential(size=(min(rows, -(-(scale.tokens - done) // length)), length))
-        mask = np.ones(scores.shape, dtype=bool)
-        begun = time.perf_counter()
-        for _ in SIGNAL_NAMES:
-            weights = credit_weights(scores, mask)
-            for diagnostic in DIAGNOSTICS:
-                diagnostic.measure(weights, mask)
-        spent += time.perf_counter() - begun
-        done += scores.size
+    with Peak() as memory:
+        while done < scale.tokens:
+            scores = rng.exponential(size=(min(rows, -(-(scale.tokens - done) // length)), length))
+            mask = np.ones(scores.shape, dtype=bool)
+            begun = time.perf_counter()
+            for _ in SIGNAL_NAMES:
+                weights = credit_weights(scores, mask)
+                for diagnostic in DIAGNOSTICS:
+                    diagnostic.measure(weights, mask)
+            spent += time.perf_counter() - begun
+            done += scores.size
     yield most("diagnostics of synthetic tokens, s", spent, 60, tokens=done)
+    yield most("diagnostics of synthetic tokens, GB", memory.above, 2, tokens=done)
 
 
 PARTS: dict[str, Callable[[Scale], Iterator[Row]]] = {

@@ -76,7 +76,7 @@ def test_another_version_of_a_library_is_another_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     units(tmp_path).keep({}, values(1, 2))
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1")
+    monkeypatch.setattr("arca_diag.replay.units._versions", lambda: {"torch": "0.0.1"})
     assert units(tmp_path).find({}, LAYOUT) is None
 
 

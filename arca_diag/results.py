@@ -179,7 +179,9 @@ class Plan(_Part):
     groups: Count
     tokens: Count = Field(description="Prompt and completion tokens, each completion once.")
     passes: Count = Field(description="Completions times models they are replayed under.")
-    pass_tokens: Count = Field(description="Tokens through a model, over all passes.")
+    pass_tokens: Count = Field(
+        description="Tokens of all passes; fewer go through a model where completions share some."
+    )
     guessed: bool
 
 

@@ -18,6 +18,7 @@ from arca_diag.cli import app
 from arca_diag.config import resolve
 from arca_diag.inspection import inspect_run
 from arca_diag.pipeline import diagnose
+from arca_diag.progress import Silent
 from arca_diag.results import Inspection
 from tests.conftest import ROOT, TINY
 from tests.inputs import edit_json
@@ -109,15 +110,12 @@ class TestASample:
         plan = inspected(tiny_run, groups=3, fixed_groups=4).plan
         told: dict[str, int] = {}
 
-        class Heard:
-            def stage(self, name: str) -> None: ...
-
+        class Heard(Silent):
             def start(self, total: int, unit: str) -> None:
                 told.setdefault(unit, total)  # a few of them go through it again later
 
-            def advance(self, done: int) -> None: ...
-
         flags = {"run": tiny_run, "groups": 3, "fixed_groups": 4, "out": tmp_path / "out"}
+        flags |= {"no_prefix_sharing": True}
         done = diagnose(resolve(flags, environ={}, cwd=tmp_path), Heard())
         rollouts = done.report.rollouts
         assert (plan.completions, plan.groups) == (rollouts.selected, rollouts.groups)

@@ -219,5 +219,5 @@ def _cost(found: Inspection) -> str:
         f"{count(plan.groups, 'group')} ({about}{plan.tokens:,} tokens, prompts included) "
         f"under the reference and "
         f"{count(plan.checkpoints, 'checkpoint')}: {plan.passes:,} passes, "
-        f"{about}{plan.pass_tokens:,} tokens through the model"
+        f"{about}{plan.pass_tokens:,} tokens through the model, less what completions share"
     )

@@ -22,6 +22,7 @@ from arca_diag.commands.gate import (
 )
 from arca_diag.commands.holding import policy_of
 from arca_diag.commands.merging import merge, print_diagnosis
+from arca_diag.commands.options import Json, Out, Verbose
 from arca_diag.commands.scanning import check_whole, config_of
 from arca_diag.config import Device, Dtype
 from arca_diag.errors import ArcaError
@@ -88,7 +89,6 @@ _Columns = Annotated[
 _Checkpoints = Annotated[
     str | None, typer.Option(help="all, last, or steps such as 10,30. (default: all)")
 ]
-_Out = Annotated[Path | None, typer.Option(help="Result folder. (default: RUN/arca-diag)")]
 _Device = Annotated[Device | None, typer.Option(help="(default: auto: the best there is)")]
 _Dtype = Annotated[
     Dtype | None, typer.Option(help="(default: auto: float32 on a CPU, else bfloat16)")
@@ -143,7 +143,6 @@ _Shard = Annotated[
         metavar="I/N", help="Run one of N shares of the passes, for `arca-diag merge` to join."
     ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print report.json, and nothing else.")]
 _Force = Annotated[
     bool, typer.Option("--force", help="Replace a result of other inputs or options.")
 ]
@@ -192,9 +191,6 @@ _FailOn = Annotated[
         help="Gate the result by the policy: exit 1 failed, 3 inconclusive. (default: no gate)",
     ),
 ]
-_Verbose = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv for all.")
-]
 
 
 @app.command()
@@ -204,7 +200,7 @@ def scan(
     rollouts: _Rollouts = None,
     columns: _Columns = None,
     checkpoints: _Checkpoints = None,
-    out: _Out = None,
+    out: Out = None,
     device: _Device = None,
     dtype: _Dtype = None,
     temperature: _Temperature = None,
@@ -221,7 +217,7 @@ def scan(
     cache_dir: _CacheDir = None,
     cache_gib: _CacheGib = None,
     shard: _Shard = None,
-    json: _Json = False,
+    json: Json = False,
     force: _Force = False,
     redact_text: _Redact = False,
     skip_bad_lines: _SkipBad = False,
@@ -233,7 +229,7 @@ def scan(
     max_new_tokens: _MaxNewTokens = None,
     gradients: _Gradients = None,
     fail_on: _FailOn = None,
-    verbose: _Verbose = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Replay a run's rollouts under its checkpoints and measure every credit signal."""
     flags = dict(locals())
@@ -259,9 +255,9 @@ def inspect(
     tensors: Annotated[
         bool, typer.Option("--tensors/--no-tensors", help="Look into the adapters' tensors.")
     ] = True,
-    json: _Json = False,
+    json: Json = False,
     skip_bad_lines: _SkipBad = False,
-    verbose: _Verbose = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Say what a run holds and what is wrong with it: no model, in seconds."""
     flags = {k: v for k, v in locals().items() if k not in ("tensors", "json", "verbose")}
@@ -284,8 +280,8 @@ def inspect(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Result folder.")] = Path("arca-diag-demo"),
-    json: _Json = False,
-    verbose: _Verbose = 0,
+    json: Json = False,
+    verbose: Verbose = 0,
 ) -> None:
     """Scan the tiny sample run that ships with the package: offline, always measured anew."""
     _scan({"run": _sample_run(), "out": out, "force": True, "no_cache": True}, json, verbose)

@@ -254,6 +254,15 @@ def clear_units(folder: Path) -> None:
         units.rmdir()
 
 
+def clear_share(folder: Path) -> None:
+    """Delete a share that has been joined with the others; what is not ours in it stays."""
+    clear_units(folder)
+    for name in (SHARE, MARKER):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else is in it
+        folder.rmdir()
+
+
 def read_table(folder: Path, report: Report, name: str) -> pd.DataFrame:
     """A table of a finished result.
 

@@ -4,19 +4,23 @@ Each runs its share of the passes, as `--shard` does, and the first gathers all 
 """
 
 import os
-import shutil
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load, save
 
 from arca_diag import store
 from arca_diag.config import ScanConfig
 from arca_diag.inputs.runs import find_run
 from arca_diag.pipeline import Diagnosis, diagnose
 from arca_diag.progress import Progress, Silent
+
+#: Name of a unit: it comes from another machine, and is to name a file here.
+_UNIT = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +60,16 @@ def diagnose_together(config: ScanConfig, members: Team, progress: Progress) -> 
     dist.init_process_group("gloo")
     try:
         found = None if config.force else store.look(folder)
-        alone = [found is not None and found.report is not None]
-        dist.broadcast_object_list(alone, src=0)
-        if not alone[0]:
+        done = torch.tensor(found is not None and found.report is not None)
+        dist.broadcast(done, src=0)
+        alone = bool(done)
+        if not alone:
             _gather(config, members, folder, progress)
     finally:
         dist.destroy_process_group()
     if members.rank:
         return None
-    return diagnose(config if alone[0] else config.model_copy(update={"no_cache": True}), progress)
+    return diagnose(config if alone else config.model_copy(update={"no_cache": True}), progress)
 
 
 def _gather(config: ScanConfig, members: Team, folder: Path, progress: Progress) -> None:
@@ -77,14 +82,32 @@ def _gather(config: ScanConfig, members: Team, folder: Path, progress: Progress)
         progress if members.rank == 0 else Silent(),
     )
     units = {
-        path.name: path.read_bytes()
+        path.name: torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
         for path in (ran.folder / store.UNITS).glob(f"*{store.UNIT_FILES[0]}")
     }
-    everyone: list[dict[str, bytes]] | None = [{}] * members.size if members.rank == 0 else None
-    dist.gather_object(units, everyone)
-    if everyone is not None:
+    parts = _bytes_of_all(save(units), members)
+    if members.rank == 0:
         store.prepare(folder, store.read_share(own).identity, keep=False)
-        for name, content in (item for part in everyone for item in part.items()):
-            store.keep_unit(folder, name, content)
+        for name, content in (item for part in parts for item in load(part).items()):
+            if _UNIT.fullmatch(name):
+                store.keep_unit(folder, name, content.numpy().tobytes())
     dist.barrier()
-    shutil.rmtree(own)
+    store.clear_share(own)
+
+
+def _bytes_of_all(own: bytes, members: Team) -> list[bytes]:
+    """What every process has, in the first; nothing in the others.
+
+    As numbers: what torch sends of objects is a pickle, and none is opened here.
+    """
+    size = torch.tensor([len(own)])
+    sizes = [torch.empty_like(size) for _ in range(members.size)]
+    dist.all_gather(sizes, size)
+    padded = torch.zeros(max(int(n) for n in sizes), dtype=torch.uint8)
+    padded[: len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+    if members.rank:
+        dist.gather(padded)
+        return []
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.gather(padded, parts)
+    return [part[: int(n)].numpy().tobytes() for part, n in zip(parts, sizes, strict=True)]

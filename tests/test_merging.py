@@ -61,6 +61,18 @@ def test_shares_that_do_not_make_one_scan_are_refused(tiny_run: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_share_that_is_joined_goes_and_what_somebody_put_beside_it_stays(tmp_path: Path) -> None:
+    for name in ("joined", "used"):
+        (tmp_path / name / store.UNITS).mkdir(parents=True)
+        for file in (f"{store.UNITS}/a.safetensors", store.SHARE, store.MARKER):
+            (tmp_path / name / file).write_bytes(b"{}")
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    for name in ("joined", "used"):
+        store.clear_share(tmp_path / name)
+    assert not (tmp_path / "joined").exists()
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"share": 3}', '{"share": "1/2", "run": 1}'])
 def test_a_damaged_share_is_an_error_that_names_the_folder(tmp_path: Path, content: str) -> None:
     folder = tmp_path / "share"

@@ -12,6 +12,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from arca_diag.commands.holding import hold, policy_of
+from arca_diag.commands.options import Verbose
 from arca_diag.commands.output import Output, check_not_read, outputs, write_file
 from arca_diag.config import FILES
 from arca_diag.errors import ArcaError
@@ -107,9 +108,7 @@ def gate(
     exit_zero: Annotated[
         bool, typer.Option("--exit-zero", help="Exit 0 where the gate fails or is inconclusive.")
     ] = False,
-    verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv for all.")
-    ] = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Hold a saved result to a policy: exit 0 passed, 1 failed, 3 inconclusive. No model."""
     flags = {

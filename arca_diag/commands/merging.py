@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from arca_diag.commands.options import Json, Out, Verbose
 from arca_diag.results import ExitCode
 from arca_diag.terminal import (
     fixable_errors,
@@ -25,15 +26,9 @@ def merge(
     folders: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="What `scan --shard I/N` left, all N.")
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="Result folder. (default: RUN/arca-diag)")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print report.json, and nothing else.")
-    ] = False,
-    verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; -vv for all.")
-    ] = 0,
+    out: Out = None,
+    json: Json = False,
+    verbose: Verbose = 0,
 ) -> None:
     """Join the shares that `scan --shard I/N` ran into one result, as one scan would give."""
     with fixable_errors():
@@ -43,7 +38,7 @@ def merge(
             from arca_diag.merging import merge_shards
 
             diagnosis = merge_shards(folders, out, progress)
-        print_diagnosis(diagnosis, as_json)
+        print_diagnosis(diagnosis, json)
         if diagnosis.report is not None and diagnosis.report.status == "nothing-measured":
             raise typer.Exit(ExitCode.NOTHING_MEASURED)
 

@@ -14,8 +14,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -126,13 +128,13 @@ class Row:
 def most(name: str, value: float, limit: float, unit: str = "", **detail: float) -> Row:
     """A figure that must be at most so much."""
     bar = f"at most {limit:g}{unit}"
-    return Row(name=name, value=value, bar=bar, met=value <= limit, detail=detail)
+    return Row(name=name, value=value, bar=bar, met=bool(value <= limit), detail=detail)
 
 
 def least(name: str, value: float, limit: float, unit: str = "", **detail: float) -> Row:
     """A figure that must be at least so much."""
     bar = f"at least {limit:g}{unit}"
-    return Row(name=name, value=value, bar=bar, met=value >= limit, detail=detail)
+    return Row(name=name, value=value, bar=bar, met=bool(value >= limit), detail=detail)
 
 
 def seconds(repeats: int, **runs: Callable[[], object]) -> dict[str, float]:
@@ -279,12 +281,18 @@ class Peak:
         return (self._most - self._before) / 1e9
 
 
-def _memory(folder: Path, long: int, told: "multiprocessing.Queue[float]") -> None:
+def alone(of: Callable[..., Any], *arguments: object) -> Any:
+    """What a function gives in a process of its own, whose memory nothing has used before."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(of, *arguments).result()
+
+
+def _memory(folder: Path, long: int) -> float:
     model = load(folder / "base", [folder / "adapter"], torch.float32, 1)
     rollouts = group_rollouts(model.base.config.vocab_size, 8, lengths=(long,) * EACH)
     with Peak() as memory:
         run_replay(Setting(model=model, names=names_of(1), rollouts=rollouts))
-    told.put(memory.above)
+    return memory.above
 
 
 def memory(scale: Scale) -> Iterator[Row]:
@@ -292,8 +300,6 @@ def memory(scale: Scale) -> Iterator[Row]:
 
     Of two layers: they follow each other and leave nothing, so more of them need no more.
     """
-    context = multiprocessing.get_context("spawn")
-    told: multiprocessing.Queue[float] = context.Queue()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = AutoConfig.from_pretrained(scale.base)
@@ -302,10 +308,7 @@ def memory(scale: Scale) -> Iterator[Row]:
         small.save_pretrained(folder / "base")
         lora = LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False)
         get_peft_model(small, lora).save_pretrained(folder / "adapter")
-        process = context.Process(target=_memory, args=(folder, scale.long, told))
-        process.start()
-        above = told.get()
-        process.join()
+        above = alone(_memory, folder, scale.long)
     yield most(
         f"peak memory above weights, 64 x {scale.long} tokens, GB",
         above,
@@ -372,14 +375,14 @@ def whole_scan(scale: Scale) -> Iterator[Row]:
     yield most("what is no pass and no loading / whole scan", other / total, 0.2, **watch.taken)
 
 
-def diagnostics(scale: Scale) -> Iterator[Row]:
-    """Weights and every diagnostic of synthetic tokens of seven signals, a share at a time."""
+def _diagnostics(tokens: int) -> tuple[float, float, int]:
+    """Seconds, GB and tokens."""
     rng = np.random.default_rng(0)
     length, rows = 250, 4000
     spent, done = 0.0, 0
     with Peak() as memory:
-        while done < scale.tokens:
-            scores = rng.exponential(size=(min(rows, -(-(scale.tokens - done) // length)), length))
+        while done < tokens:
+            scores = rng.exponential(size=(min(rows, -(-(tokens - done) // length)), length))
             mask = np.ones(scores.shape, dtype=bool)
             begun = time.perf_counter()
             for _ in SIGNAL_NAMES:
@@ -388,8 +391,14 @@ def diagnostics(scale: Scale) -> Iterator[Row]:
                     diagnostic.measure(weights, mask)
             spent += time.perf_counter() - begun
             done += scores.size
+    return spent, memory.above, done
+
+
+def diagnostics(scale: Scale) -> Iterator[Row]:
+    """Weights and every diagnostic of synthetic tokens of seven signals, a share at a time."""
+    spent, above, done = alone(_diagnostics, scale.tokens)
     yield most("diagnostics of synthetic tokens, s", spent, 60, tokens=done)
-    yield most("diagnostics of synthetic tokens, GB", memory.above, 2, tokens=done)
+    yield most("diagnostics of synthetic tokens, GB", above, 2, tokens=done)
 
 
 PARTS: dict[str, Callable[[Scale], Iterator[Row]]] = {

@@ -22,6 +22,7 @@ from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import prompt_ids
 from arca_diag.inputs.runs import Run, find_run
 from arca_diag.inputs.selection import Selection, default_window, group_entries, select
+from arca_diag.inputs.trends import logged_points
 from arca_diag.inputs.updates import layer_updates
 from arca_diag.lint import lint
 from arca_diag.logs import log_findings, no_spread_in_rollouts
@@ -118,6 +119,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     )
     del model  # for the noise the base comes again, in a higher precision
     raw = with_noise(found_in_model, inputs, where, progress, units)
+    raw = dataclasses.replace(raw, log=tables.log_table(logged_points(inputs.run)))
     if config.shard:
         store.write_share(folder, config.shard, run.root, config.asked())
         return Diagnosis(report=None, folder=folder, did="a share of the passes")

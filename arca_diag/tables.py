@@ -115,6 +115,9 @@ GRADIENTS = pa.schema(
     ]
 )
 
+#: What the trainer logged, a row a step and quantity, as `inputs.trends` names them.
+LOG = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
+
 
 def rollout_table(rollouts: Iterable[Rollout]) -> pd.DataFrame:
     """One row a completion. A per-token advantage is given by its mean over counted tokens."""
@@ -302,6 +305,13 @@ def gradient_table(found: Iterable[TokenGradients]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=GRADIENTS.names)
 
 
+def log_table(points: Iterable[tuple[int, str, float]]) -> pd.DataFrame:
+    """One row a step and logged quantity, in the unit that the trainer logged it in."""
+    return pd.DataFrame(points, columns=LOG.names).astype(
+        {"step": "int64", "name": "object", "value": "float64"}
+    )
+
+
 def memberships(selection: Selection, checkpoints: Iterable[str]) -> pd.DataFrame:
     """Which completions are in which checkpoint's own set, and which in the fixed set.
 
@@ -342,9 +352,10 @@ class Tables:
     noise: pd.DataFrame = field(default_factory=lambda: noise_table({}, {}))
     gradients: pd.DataFrame = field(default_factory=lambda: gradient_table([]))
     layers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LAYERS.names))
+    log: pd.DataFrame = field(default_factory=lambda: log_table([]))
 
     def to_parquet(self) -> dict[str, bytes]:
-        """The tables as files of the result folder; none of gradients and layers if empty."""
+        """The tables as files of the result folder; none of gradients, layers, log if empty."""
         files = {
             "tokens.parquet": to_parquet(self.tokens, TOKENS),
             "trajectories.parquet": to_parquet(self.trajectories, TRAJECTORIES),
@@ -355,6 +366,8 @@ class Tables:
             files["gradients.parquet"] = to_parquet(self.gradients, GRADIENTS)
         if len(self.layers):
             files["layers.parquet"] = to_parquet(self.layers, LAYERS)
+        if len(self.log):
+            files["log.parquet"] = to_parquet(self.log, LOG)
         return files
 
 
@@ -375,6 +388,7 @@ def redact(report: Report, frames: Tables, salt: bytes) -> tuple[Report, Tables]
         noise=_renamed(frames.noise, salt),
         gradients=_renamed(frames.gradients, salt),
         layers=frames.layers,
+        log=frames.log,
     )
     fixed = [pseudonym(name, salt) for name in report.rollouts.fixed_set]
     info = report.rollouts.model_copy(update={"fixed_set": fixed, "unknown_fields": {}})

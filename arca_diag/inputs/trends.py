@@ -74,6 +74,17 @@ def log_trends(run: Run) -> tuple[Trend, ...]:
     return tuple(trend for trend in found if trend is not None)
 
 
+def logged_points(run: Run) -> list[tuple[int, str, float]]:
+    """Step, name and value of every entry of all that `SERIES` names; empty without a log."""
+    rows = training_rows(run)
+    found = []
+    for name, keys in SERIES:
+        of_keys = (series(rows, key) for key in keys)
+        steps, values = next((one for one in of_keys if one[1]), ((), ()))
+        found += [(step, name, value) for step, value in zip(steps, values, strict=True)]
+    return found
+
+
 def _trend(rows: Rows, name: str, keys: tuple[str, ...]) -> Trend | None:
     for key in keys:
         steps, values = series(rows, key)

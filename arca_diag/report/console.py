@@ -1,6 +1,5 @@
 """A result on a terminal: the headline first, then the numbers, then what was not measured."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,18 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from arca_diag.faults import ACTIONS
+from arca_diag.report.card import run_card
 from arca_diag.report.headline import headline
+from arca_diag.report.numbers import figure, unit_share
 from arca_diag.report.verdicts import render_verdicts
-from arca_diag.report.words import at, count, finding_lines, safe
+from arca_diag.report.words import VIEW_MEANS, at, finding_lines, safe
 from arca_diag.results import Measurement, Report, View
 from arca_diag.signals import SIGNAL_NAMES
-from arca_diag.thresholds import DEFAULT
 
 _SHOWN = 6  # checkpoints side by side in 80 columns
-_VIEW_MEANS = {
-    "on-policy": "each checkpoint on the completions nearest to it",
-    "fixed-set": "the same completions under every checkpoint",
-}
 
 
 def render_console(report: Report, folder: Path, reproduce: str) -> RenderableType:
@@ -60,72 +56,13 @@ def _run_card(report: Report) -> Table:
     card = Table.grid(padding=(0, 2))
     card.add_column(no_wrap=True, style="bold")
     card.add_column(overflow="fold")
-    rollouts, adapter, options = report.rollouts, report.adapter, report.provenance.options
-    base = report.provenance.base
-    ids = "exact token ids" if rollouts.ids_exact else "ids from re-tokenised text (not exact)"
-    rows = (
-        ("Run", f"{report.run.name}: {count(len(report.run.checkpoints), 'checkpoint')}"),
-        ("Base", f"{base['name']}, {report.provenance.dtype} on {report.provenance.device}"),
-        ("Adapter", f"LoRA r={adapter.rank}, alpha={adapter.alpha:g}, init {adapter.init}"),
-        ("Reference", f"{report.reference.kind}: {report.reference.reason}"),
-        ("Rollouts", f"{rollouts.source}; {ids}"),
-        (
-            "",
-            f"selected: {count(rollouts.selected, 'completion')} of "
-            f"{count(rollouts.clusters, 'prompt')} in {count(rollouts.groups, 'group')}, "
-            f"{rollouts.tokens:,} tokens counted",
-        ),
-        ("", _cut_off(report)),
-        ("Replay check", _fidelity(report)),
-        ("Temperature", f"{report.run.temperature:g} ({report.run.temperature_source})"),
-        (
-            "Credit",
-            f"{options['credit']} in training ({options['credit_source']}); below, signals as "
-            f"credit at sharpening {options['sharpening']:g}, epsilon {options['epsilon']:g}",
-        ),
-        ("Thresholds", _other_cuts(report)),
-    )
-    for name, text in rows:
-        if text:
-            card.add_row(name, Text(safe(text)))
+    for name, text in run_card(report):
+        card.add_row(name, Text(safe(text)))
     return card
 
 
-def _other_cuts(report: Report) -> str:
-    """The cuts that are not what they are by default; empty if all are."""
-    return ", ".join(
-        f"{cut.id} {cut.value:g} (default {DEFAULT[cut.id]:g})"
-        for cut in report.thresholds
-        if cut.id in DEFAULT and cut.value != DEFAULT[cut.id]
-    )
-
-
-def _fidelity(report: Report) -> str:
-    """Whether the replay gives what the run logged, over the checkpoints."""
-    statuses = Counter(f.status for f in report.replay_fidelity)
-    told = [
-        f"{status} at {count(statuses[status], 'checkpoint')}"
-        for status in ("pass", "warn", "fail")
-        if statuses[status]
-    ]
-    if statuses["cannot-tell"]:
-        why = next(f.reason for f in report.replay_fidelity if f.status == "cannot-tell")
-        told.append(f"cannot tell at {count(statuses['cannot-tell'], 'checkpoint')} ({why})")
-    return f"against the run's log: {', '.join(told)}" if told else "nothing to compare"
-
-
-def _cut_off(report: Report) -> str:
-    rollouts = report.rollouts
-    text = f"{rollouts.cut_off:,} cut off at the length limit"
-    if rollouts.cut_off_unknown:
-        text += f", unknown for {rollouts.cut_off_unknown:,}"
-    if rollouts.unknown_fields:
-        text += f"; fields nobody reads: {', '.join(sorted(rollouts.unknown_fields))[:60]}"
-    return text
-
-
 def _view_table(report: Report, view: View) -> list[RenderableType]:
-    title = Text.assemble((view, "bold"), f": {_VIEW_MEANS[view]}")
+    title = Text.assemble((view, "bold"), f": {VIEW_MEANS[view]}")
     sharpening = report.provenance.options["sharpening"]
     found = {
         (m.checkpoint, m.signal, m.name): m
@@ -205,21 +142,14 @@ def _unmeasured(report: Report, like: Measurement) -> str:
 
 
 def number(measurement: Measurement | None) -> str:
-    """A measurement with three significant digits, or "n/a"."""
-    if measurement is None or measurement.value is None:
-        return "n/a"
-    return f"{measurement.value:.3g}"
+    """A measurement with three significant digits, or "n/a"; why not stands below the table."""
+    return figure(measurement.value if measurement else None)
 
 
 def _pair(gini: Measurement | None, effn: Measurement | None) -> str:
     if gini is None or effn is None or gini.value is None or effn.value is None:
         return "n/a"
-    return f"{_short(gini.value)}/{_short(effn.value)}"
-
-
-def _short(value: float) -> str:
-    """Two decimals without the leading zero: .93, 1.00."""
-    return f"{value:.2f}".removeprefix("0")
+    return f"{unit_share(gini.value)}/{unit_share(effn.value)}"
 
 
 def _spread(names: Sequence[int | str]) -> list[int | str]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from arca_diag.degeneracy import DEGENERATE
 from arca_diag.report.headline import last_verdicts
+from arca_diag.report.numbers import percent_with_limits
 from arca_diag.report.words import at, safe
 from arca_diag.results import Report, SettledBy, Verdict, View
 from arca_diag.verdict import INCONCLUSIVE
@@ -23,42 +24,51 @@ def render_verdicts(report: Report, view: View) -> list[RenderableType]:
     found = last_verdicts(report, view)
     if not found:
         return []
-    last = found[0].checkpoint
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(Text(safe(f"verdict at {at(last)}")))
+    table.add_column(Text(safe(f"verdict at {at(found[0].checkpoint)}")))
     table.add_column("regime", no_wrap=True)
     table.add_column("completions, 95%", no_wrap=True)
     table.add_column("because", overflow="fold")
     for verdict in found:
-        table.add_row(verdict.signal, verdict.regime, _share(verdict), _because(verdict))
+        table.add_row(verdict.signal, verdict.regime, share(verdict), because(verdict))
+    told = remarks(report, view)
+    lines = [Padding(Text(safe(line)), (0, 0, 0, 2), expand=False) for line in told]
+    return [Text(""), table, *_steps_table([*earlier_verdicts(report, view), *found]), *lines]
+
+
+def earlier_verdicts(report: Report, view: View) -> list[Verdict]:
+    """Those of a view at the configured sharpening before its last checkpoint."""
+    found = last_verdicts(report, view)
+    return [
+        v
+        for v in report.verdicts
+        if found
+        and (v.view, v.sharpening) == (view, found[0].sharpening)
+        and v.checkpoint != found[0].checkpoint
+    ]
+
+
+def remarks(report: Report, view: View) -> list[str]:
+    """What would settle the unsettled, causes at other checkpoints, and onsets: a line each."""
     unsettled: dict[str, list[SettledBy]] = {}
-    for verdict in found:
+    for verdict in last_verdicts(report, view):
         if verdict.settled_by is not None:
             unsettled.setdefault(verdict.regime, []).append(verdict.settled_by)
     told = [f"{regime}: {_settling(why)}" for regime, why in unsettled.items()]
-    earlier = [
-        v
-        for v in report.verdicts
-        if (v.view, v.sharpening) == (view, found[0].sharpening) and v.checkpoint != last
-    ]
-    told += _causes_of(earlier)
-    if view == "fixed-set":
-        told += _onsets(report)
-    lines = [Padding(Text(safe(line)), (0, 0, 0, 2), expand=False) for line in told]
-    return [Text(""), table, *_over_steps([*earlier, *found]), *lines]
+    told += _causes_of(earlier_verdicts(report, view))
+    return told + (_onsets(report) if view == "fixed-set" else [])
 
 
-def _share(verdict: Verdict) -> str:
+def share(verdict: Verdict) -> str:
     """How many completions are so, with the limits over prompts: `97% (88-100)`."""
     side = verdict.side
     if side is None or side.value is None:
         return ""
-    if side.low is None or side.high is None:
-        return f"{side.value:.0%}"
-    return f"{side.value:.0%} ({100 * side.low:.0f}-{100 * side.high:.0f})"
+    return percent_with_limits(side.value, side.low, side.high)
 
 
-def _because(verdict: Verdict) -> str:
+def because(verdict: Verdict) -> str:
+    """The causes, and what else a reader of the regime should know."""
     told = [", ".join(verdict.causes)] if verdict.causes else []
     if not told and verdict.regime in DEGENERATE:
         told.append("no cause found")
@@ -69,22 +79,29 @@ def _because(verdict: Verdict) -> str:
     return "; ".join(told)
 
 
-def _over_steps(verdicts: Iterable[Verdict]) -> list[RenderableType]:
-    """A line for every signal whose regime was another before, and one for those without."""
+def over_steps(verdicts: Iterable[Verdict]) -> list[tuple[str, str]]:
+    """Signal and its regimes for each whose regime was another before, and the rest in one."""
     way: dict[str, list[tuple[int | str, str]]] = {}
     for v in verdicts:
         way.setdefault(v.signal, []).append((v.checkpoint, v.regime))
     if max((len(steps) for steps in way.values()), default=0) < 2:
         return []
     moved = {signal: steps for signal, steps in way.items() if len({r for _, r in steps}) > 1}
+    rows = [(signal, _stretches(steps)) for signal, steps in moved.items()]
+    if len(moved) < len(way):
+        rows.append(("the others" if moved else "every signal", "the same at every checkpoint"))
+    return rows
+
+
+def _steps_table(verdicts: Iterable[Verdict]) -> list[RenderableType]:
+    rows = over_steps(verdicts)
+    if not rows:
+        return []
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for signal, steps in moved.items():
-        table.add_row(signal, Text(safe(_stretches(steps))))
-    still = "the others" if moved else "every signal"
-    if len(moved) < len(way):
-        table.add_row(still, "the same at every checkpoint")
+    for signal, steps in rows:
+        table.add_row(signal, Text(safe(steps)))
     return [Text("over the checkpoints"), table]
 
 

@@ -5,8 +5,13 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from arca_diag.results import Finding
+from arca_diag.results import Finding, View
 
+#: What a view shows.
+VIEW_MEANS: dict[View, str] = {
+    "on-policy": "each checkpoint on the completions nearest to it",
+    "fixed-set": "the same completions under every checkpoint",
+}
 _STYLE = {"error": "bold red", "warn": "bold yellow", "note": "bold"}
 
 

@@ -262,7 +262,7 @@ def _figures(report: Report) -> Section:
                 rows=tuple(rows),
                 caption=f"Means over prompts, with 95% limits over prompts, at s = "
                 f"{figure(sharpening)}. Means of surprisal, the entropies, divergence and KL are "
-                "in nats, the residual in units of the hidden state, the relative residual without.",
+                "in nats, the residual in units of the hidden state, the relative one without.",
                 right=frozenset(range(2, 3 + len(_FIGURES))),
             )
         )
@@ -339,7 +339,7 @@ def _method(report: Report) -> Section:
 
 
 def _default(name: str) -> float | None:
-    return DEFAULT.get(name)
+    return next((cut.value for cut in DEFAULT if cut.id == name), None)
 
 
 def _as_default(name: str, value: float) -> bool:

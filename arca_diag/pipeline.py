@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from arca_diag import __version__, describe, fidelity, findings, judging, store, tables
+from arca_diag import __version__, describe, fidelity, findings, judging, rendering, store, tables
 from arca_diag.config import ScanConfig, cache_folder
 from arca_diag.errors import ResultError
 from arca_diag.inputs.arguments import longest_of
@@ -35,7 +35,6 @@ from arca_diag.replay.gradients import check_memory
 from arca_diag.replay.subsample import subsample
 from arca_diag.replay.units import Shelf, Units, open_shelf
 from arca_diag.replaying import replay_run, with_noise
-from arca_diag.report.charts import render_charts
 from arca_diag.results import SCHEMA_VERSION, Report
 
 
@@ -288,17 +287,15 @@ def _write(
     did: Literal["measured", "judged again"],
 ) -> Diagnosis:
     """Render everything to memory, then write it."""
-    files = frames.to_parquet() | render_charts(
-        report.measurements, frames.tokens, frames.trajectories, config.sharpening
-    )
     measured = any(m.value is not None for m in report.measurements if m.name == "gini")
-    report = report.model_copy(
-        update={
-            "status": "complete" if measured else "nothing-measured",
-            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-            | {store.REPORT: None},
-        }
-    )
+    status = "complete" if measured else "nothing-measured"
+    report = report.model_copy(update={"status": status})
+    files = frames.to_parquet()
+    if not config.no_render:
+        files |= rendering.result_files(report, frames)
+    listed = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    listed |= {name: None for name in (rendering.HTML, rendering.PDF) if name in files}
+    report = report.model_copy(update={"files": {**listed, store.REPORT: None}})
     store.write(folder, identity, files | {store.REPORT: report.to_json().encode()})
     store.clear_units(folder)
     return Diagnosis(report=report, folder=folder, did=did)

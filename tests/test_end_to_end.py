@@ -29,7 +29,7 @@ from arca_diag.errors import ArcaError, ResultError
 from arca_diag.pipeline import Diagnosis, diagnose
 from arca_diag.progress import Silent
 from arca_diag.results import ExitCode, Measurement, Report, published_schema
-from tests.conftest import ROOT, TINY, TINY_CHECKPOINTS
+from tests.conftest import ROOT, TINY, TINY_CHECKPOINTS, UNRENDERED
 from tests.test_tables import (
     DESIGN_ROLLOUTS,
     DESIGN_TOKENS,
@@ -83,7 +83,7 @@ def command(
     done = subprocess.run(
         [sys.executable, "-m", "arca_diag", *map(str, words)],
         cwd=ROOT,
-        env=kept | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
+        env=kept | {"OMP_NUM_THREADS": "1"} | UNRENDERED | dict(environment or {}),
         capture_output=True,
         timeout=timeout,
         check=False,
@@ -108,7 +108,7 @@ class Stages(Silent):
 
 
 def scan(run: Path, progress: Stages | None = None, **flags: Any) -> Diagnosis:
-    return diagnose(resolve({"run": run, **SMALL, **flags}, environ={}), progress)
+    return diagnose(resolve({"run": run, **SMALL, **flags}, environ=UNRENDERED), progress)
 
 
 def report_of(folder: Path) -> dict[str, Any]:

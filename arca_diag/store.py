@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from arca_diag.errors import ResultError
@@ -269,16 +271,27 @@ def read_table(folder: Path, report: Report, name: str) -> pd.DataFrame:
     Raises:
         ResultError: It is absent or is not the one that the report was made with.
     """
+    return pd.read_parquet(io.BytesIO(_read_listed(folder, report, name)))
+
+
+def read_columns(folder: Path, report: Report, name: str, schema: pa.Schema) -> pd.DataFrame:
+    """Some columns of a table of a finished result, where they are what this version writes.
+
+    Raises:
+        ResultError: It is absent, not the one that the report was made with, no table, or of a
+            version that wrote other columns.
+    """
+    data = _read_listed(folder, report, name)
     try:
-        data = (folder / name).read_bytes()
-    except OSError:
-        data = b""
-    if hashlib.sha256(data).hexdigest() != report.files.get(name):
-        raise ResultError(
-            f"{folder / name} is missing or was changed since it was written",
-            hint="scan again with --force",
-        )
-    return pd.read_parquet(io.BytesIO(data))
+        there = pq.read_schema(io.BytesIO(data))
+        wrong = [f.name for f in schema if there.get_field_index(f.name) < 0]
+        wrong += [f.name for f in schema if f.name not in wrong and there.field(f.name) != f]
+        if not wrong:
+            return pq.read_table(io.BytesIO(data), columns=schema.names).to_pandas()
+        why = f"{', '.join(wrong)} is not as this version of arca-diag writes it"
+    except (pa.ArrowException, OSError, ValueError) as error:
+        why = f"no table: {str(error)[:200]}"
+    raise ResultError(f"{folder / name}: {why}", hint="scan again with --force")
 
 
 def read_tables(folder: Path, report: Report) -> Tables:
@@ -289,6 +302,20 @@ def read_tables(folder: Path, report: Report) -> Tables:
         if name in ("tokens", "trajectories", "rollouts") or f"{name}.parquet" in report.files
     }
     return Tables(**found)
+
+
+def _read_listed(folder: Path, report: Report, name: str) -> bytes:
+    """A file of the result, where it is the one that the report was made with."""
+    try:
+        data = (folder / name).read_bytes()
+    except OSError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != report.files.get(name):
+        raise ResultError(
+            f"{folder / name} is missing or was changed since it was written",
+            hint="scan again with --force",
+        )
+    return data
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -1,0 +1,131 @@
+"""A result opened for a comparison: its report, and of its tables what figures are paired by."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from arca_diag import store
+from arca_diag.compared import Label
+from arca_diag.errors import ResultError
+from arca_diag.gate.reading import read_result
+from arca_diag.gate.scope import finite, label_of
+from arca_diag.results import Measurement, Report, View
+from arca_diag.signals import SIGNAL_NAMES
+from arca_diag.tables import ROLLOUTS, TOKENS, TRAJECTORIES
+
+#: Figures that trajectories.parquet has a value of for every completion.
+OF_COMPLETIONS = (
+    "gini_corrected",
+    "effn_corrected",
+    "token_share_90",
+    "inherited_tv",
+)
+_KEYS = ("checkpoint", "rollout_id", "group_id", "own_set", "fixed_set", "n_tokens")
+_MEMBER = {"on-policy": "own_set", "fixed-set": "fixed_set"}
+
+
+def _columns(schema: pa.Schema, *names: str) -> pa.Schema:
+    return pa.schema([schema.field(name) for name in names])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completions:
+    """What a comparison needs of the tables.
+
+    Attributes:
+        rows: A row a completion, checkpoint and signal, with its prompt and completion, as
+            judged at the configured power.
+        means: Every signal's mean over counted tokens, by checkpoint and rollout_id.
+    """
+
+    rows: pd.DataFrame
+    means: pd.DataFrame
+
+    @cached_property
+    def _parts(self) -> dict[tuple[str, str], pd.DataFrame]:
+        groups = self.rows.groupby(["checkpoint", "signal"], sort=False)
+        return dict(iter(groups))  # type: ignore[arg-type]  # keys are Hashable
+
+    def of(self, checkpoint: str, view: View, signal: str) -> pd.DataFrame:
+        """A row a completion, with a column `mean` of the signal too."""
+        rows = self._parts.get((checkpoint, signal), self.rows.iloc[:0])
+        rows = rows[rows[_MEMBER[view]]].reset_index(drop=True)
+        keys = pd.MultiIndex.from_frame(rows[["checkpoint", "rollout_id"]])
+        return rows.assign(mean=self.means[signal].reindex(keys).to_numpy(float))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A result.
+
+    Attributes:
+        label: As it was named.
+        report: All of it.
+        sharpening: The power that its credit was judged at; all that is compared is of that.
+        completions: None where the tables are not at hand.
+        without: Why they are not; None where they are.
+    """
+
+    label: str
+    report: Report
+    sharpening: float
+    completions: Completions | None
+    without: str | None
+
+    @cached_property
+    def names(self) -> dict[Label, str]:
+        """Label -> folder name of every measured checkpoint, in step order."""
+        return {label_of(c): c.name for c in self.report.run.checkpoints if c.measured}
+
+    @cached_property
+    def figures(self) -> dict[tuple[Label, View, str | None, float | None, str], Measurement]:
+        """Every figure that is of no second signal or checkpoint."""
+        return {
+            (m.checkpoint, m.view, m.signal, m.sharpening, m.name): m
+            for m in self.report.measurements
+            if m.against is None
+        }
+
+
+def open_result(path: Path) -> Opened:
+    """A result folder or its report.
+
+    Raises:
+        ResultError: It is unfinished, unreadable, of another version, or contradicts itself.
+    """
+    folder, report = read_result(path)
+    sharpening = finite(report.provenance.options.get("sharpening"))
+    if sharpening is None or sharpening <= 0:
+        raise ResultError(f"{path} does not say at which sharpening it was judged")
+    completions, without = None, None
+    try:
+        completions = _read(folder, report, sharpening)
+    except ResultError as error:
+        without = str(error)
+    return Opened(
+        label=str(path).encode("utf-8", "backslashreplace").decode(),
+        report=report,
+        sharpening=sharpening,
+        completions=completions,
+        without=without,
+    )
+
+
+def _read(folder: Path, report: Report, sharpening: float) -> Completions:
+    columns = _columns(TRAJECTORIES, *_KEYS, "signal", "sharpening", *OF_COMPLETIONS)
+    rows = store.read_columns(folder, report, "trajectories.parquet", columns)
+    columns = _columns(ROLLOUTS, "rollout_id", "cluster", "completion")
+    rollouts = store.read_columns(folder, report, "rollouts.parquet", columns)
+    columns = _columns(TOKENS, "checkpoint", "rollout_id", "counted", *SIGNAL_NAMES)
+    tokens = store.read_columns(folder, report, "tokens.parquet", columns)
+    if rollouts["rollout_id"].duplicated().any():
+        raise ResultError(f"{folder / 'rollouts.parquet'} has two completions of one name")
+    rows = rows[rows["sharpening"] == sharpening].merge(
+        rollouts, on="rollout_id", how="left", validate="many_to_one"
+    )
+    counted = tokens[tokens["counted"].fillna(False).astype(bool)]
+    means = counted.groupby(["checkpoint", "rollout_id"], sort=False)[list(SIGNAL_NAMES)].mean()
+    return Completions(rows=rows, means=means)

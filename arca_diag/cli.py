@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from arca_diag import __version__
+from arca_diag.commands.comparing import compare
 from arca_diag.commands.configuring import config_app
 from arca_diag.commands.gate import (
     Command,
@@ -313,6 +314,7 @@ def explain(
 
 
 app.command()(merge)
+app.command()(compare)
 app.command(cls=Command)(gate)
 app.add_typer(config_app(scan), name="config")
 

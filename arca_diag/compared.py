@@ -28,6 +28,7 @@ class Result(_Part):
     label: str = Field(description="As it was named on the command line.")
     run: str
     version: str = Field(description="Of the arca-diag that measured it.")
+    made: str = Field(description="When it was measured, as its report says.")
     sharpening: float = Field(description="The power that its credit was judged at.")
     checkpoints: list[Label] = Field(description="Those that were measured.")
     tables: bool = Field(description="Whether its tables were at hand, and are the report's.")

@@ -58,11 +58,26 @@ def compare_results(before: Path, after: Path, checkpoints: Sequence[str] = ()) 
     )
 
 
+def without_text(found: Comparison) -> Comparison:
+    """The comparison without what the files of completions are called.
+
+    It holds no prompt, completion or token in any case; names of runs and checkpoints stay.
+    """
+    hidden = [
+        one.model_copy(update={"a": None, "b": None, "message": "other files in A than in B"})
+        if one.what == "rollouts"
+        else one
+        for one in found.unlike
+    ]
+    return found.model_copy(update={"unlike": hidden})
+
+
 def _side(side: Opened) -> Result:
     return Result(
         label=side.label,
         run=side.report.run.name,
         version=str(side.report.tool.get("version")),
+        made=side.report.provenance.started_at,
         sharpening=side.sharpening,
         checkpoints=list(side.names),
         tables=side.completions is not None,

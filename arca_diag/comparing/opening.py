@@ -10,7 +10,7 @@ import pyarrow as pa
 from arca_diag import store
 from arca_diag.compared import Label
 from arca_diag.errors import ResultError
-from arca_diag.gate.reading import read_result
+from arca_diag.gate.reading import is_result, read_result
 from arca_diag.gate.scope import finite, label_of
 from arca_diag.results import Measurement, Report, View
 from arca_diag.signals import SIGNAL_NAMES
@@ -24,6 +24,8 @@ OF_COMPLETIONS = (
     "inherited_tv",
 )
 _KEYS = ("checkpoint", "rollout_id", "group_id", "own_set", "fixed_set", "n_tokens")
+#: Where a scan leaves the result of a run by default.
+_IN_RUN = "arca-diag"
 _MEMBER = {"on-policy": "own_set", "fixed-set": "fixed_set"}
 
 
@@ -91,12 +93,21 @@ class Opened:
 
 
 def open_result(path: Path) -> Opened:
-    """A result folder or its report.
+    """A result folder, its report, or a run that has a result.
 
     Raises:
-        ResultError: It is unfinished, unreadable, of another version, or contradicts itself.
+        ResultError: There is none, or it is unfinished, unreadable, of another version, or
+            contradicts itself.
     """
-    folder, report = read_result(path)
+    place = path
+    if not is_result(path):
+        place = path / _IN_RUN
+        if not is_result(place):
+            raise ResultError(
+                f"{path} is no result, and no run that has one in {_IN_RUN}/",
+                hint="give a folder that `arca-diag scan` left, or its report.json",
+            )
+    folder, report = read_result(place)
     sharpening = finite(report.provenance.options.get("sharpening"))
     if sharpening is None or sharpening <= 0:
         raise ResultError(f"{path} does not say at which sharpening it was judged")

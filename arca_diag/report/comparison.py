@@ -19,10 +19,10 @@ from arca_diag.report.comparison_words import (
     title,
     why_not,
 )
+from arca_diag.report.console import WIDTH
 from arca_diag.report.numbers import figure as number
 from arca_diag.report.words import count, safe
 
-WIDTH = 80
 _STYLE = {"warn": "bold yellow", "note": "bold"}
 
 

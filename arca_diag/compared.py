@@ -85,6 +85,10 @@ class FigureChange(_Part):
     )
     n_clusters: Count = Field(description="Prompts that the difference is over; of two, the fewer.")
     status: Status
+    slight: bool = Field(
+        description="Whether a share or a coefficient surely moves by less than .005, which no "
+        "table with two decimals would show; a change all the same where `status` says so."
+    )
     p: float | None = Field(description="Two-sided, of this figure alone; null if not asked.")
     p_holm: float | None = Field(description="Corrected for all figures that were asked.")
     reason: str | None

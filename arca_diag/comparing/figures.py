@@ -37,6 +37,9 @@ OF_SIGNALS = (
 OF_SETS = ("short_share", "groups_without_spread")
 #: What depends on the number of tokens even where credit is without structure.
 _BY_LENGTH = ("gini_corrected", "effn_corrected", "token_share_90")
+#: Figures between 0 and 1, and what is too little of them to show in two decimals.
+_BETWEEN_0_AND_1 = ("gini_corrected", "effn_corrected", "token_share_90", "inherited_tv", *OF_SETS)
+_SLIGHT = 0.005
 _NO_FIGURE = "the result has no such figure"
 
 
@@ -103,7 +106,7 @@ def _difference(
         pairs = place.matched.pairs
         if pairs is not None and name in (*OF_COMPLETIONS, "mean"):
             before, after = (
-                r.set_index("rollout_id")[name].reindex(pairs[f"rollout_id_{k}"]).to_numpy(float)
+                r[name].reindex(pairs[f"rollout_id_{k}"]).to_numpy(float)
                 for r, k in zip(rows, "ab", strict=True)
             )
             both = ~np.isnan(before) & ~np.isnan(after)
@@ -168,6 +171,7 @@ def _judged(
         how=found.how,
         n_clusters=of.n_clusters,
         status=status,
+        slight=name in _BETWEEN_0_AND_1 and max(abs(of.low), abs(of.high)) < _SLIGHT,
         p=p,
         p_holm=None,
         reason=reason,

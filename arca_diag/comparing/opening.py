@@ -26,7 +26,7 @@ OF_COMPLETIONS = (
 _KEYS = ("checkpoint", "rollout_id", "group_id", "own_set", "fixed_set", "n_tokens")
 #: Where a scan leaves the result of a run by default.
 _IN_RUN = "arca-diag"
-_MEMBER = {"on-policy": "own_set", "fixed-set": "fixed_set"}
+_MEMBERS: tuple[tuple[View, str], ...] = (("on-policy", "own_set"), ("fixed-set", "fixed_set"))
 
 
 def _columns(schema: pa.Schema, *names: str) -> pa.Schema:
@@ -38,25 +38,26 @@ class Completions:
     """What a comparison needs of the tables.
 
     Attributes:
-        rows: A row a completion, checkpoint and signal, with its prompt and completion, as
-            judged at the configured power.
-        means: Every signal's mean over counted tokens, by checkpoint and rollout_id.
+        rows: A row a completion, checkpoint and signal, with its prompt and completion and the
+            signal's mean over counted tokens, as judged at the configured power.
     """
 
     rows: pd.DataFrame
-    means: pd.DataFrame
 
     @cached_property
-    def _parts(self) -> dict[tuple[str, str], pd.DataFrame]:
-        groups = self.rows.groupby(["checkpoint", "signal"], sort=False)
-        return dict(iter(groups))  # type: ignore[arg-type]  # keys are Hashable
+    def _parts(self) -> dict[tuple[str, View, str], pd.DataFrame]:
+        found: dict[tuple[str, View, str], pd.DataFrame] = {}
+        for (checkpoint, signal), rows in self.rows.groupby(["checkpoint", "signal"], sort=False):
+            for view, member in _MEMBERS:
+                found[str(checkpoint), view, str(signal)] = rows[rows[member]].set_index(
+                    "rollout_id", drop=False
+                )
+        return found
 
     def of(self, checkpoint: str, view: View, signal: str) -> pd.DataFrame:
-        """A row a completion, with a column `mean` of the signal too."""
-        rows = self._parts.get((checkpoint, signal), self.rows.iloc[:0])
-        rows = rows[rows[_MEMBER[view]]].reset_index(drop=True)
-        keys = pd.MultiIndex.from_frame(rows[["checkpoint", "rollout_id"]])
-        return rows.assign(mean=self.means[signal].reindex(keys).to_numpy(float))
+        """A row a completion, by its rollout_id."""
+        found = self._parts.get((checkpoint, view, signal))
+        return self.rows.iloc[:0].set_index("rollout_id", drop=False) if found is None else found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +133,20 @@ def _read(folder: Path, report: Report, sharpening: float) -> Completions:
     rollouts = store.read_columns(folder, report, "rollouts.parquet", columns)
     columns = _columns(TOKENS, "checkpoint", "rollout_id", "counted", *SIGNAL_NAMES)
     tokens = store.read_columns(folder, report, "tokens.parquet", columns)
-    if rollouts["rollout_id"].duplicated().any():
-        raise ResultError(f"{folder / 'rollouts.parquet'} has two completions of one name")
-    rows = rows[rows["sharpening"] == sharpening].merge(
-        rollouts, on="rollout_id", how="left", validate="many_to_one"
-    )
+    _check_keys(folder / "rollouts.parquet", rollouts, ["rollout_id"], ["cluster", "completion"])
+    keys = ["checkpoint", "rollout_id", "signal"]
+    rows = rows[rows["sharpening"] == sharpening]
+    rows = rows.merge(rollouts, on="rollout_id", how="left", validate="many_to_one")
+    named = ["group_id", "own_set", "fixed_set", "n_tokens", "cluster"]
+    _check_keys(folder / "trajectories.parquet", rows, keys, named)
     counted = tokens[tokens["counted"].fillna(False).astype(bool)]
-    means = counted.groupby(["checkpoint", "rollout_id"], sort=False)[list(SIGNAL_NAMES)].mean()
-    return Completions(rows=rows, means=means)
+    by = ["checkpoint", "rollout_id"]
+    means = counted.groupby(by, sort=False)[list(SIGNAL_NAMES)].mean().reset_index()
+    long = means.melt(id_vars=by, var_name="signal", value_name="mean")
+    return Completions(rows=rows.merge(long, on=[*by, "signal"], how="left"))
+
+
+def _check_keys(file: Path, rows: pd.DataFrame, keys: list[str], named: list[str]) -> None:
+    """Check that a table names every row, each another: a stranger may have made it."""
+    if rows[[*keys, *named]].isna().any(axis=None) or rows.duplicated(keys).any():
+        raise ResultError(f"{file} names two rows alike, or a row not at all")

@@ -91,7 +91,7 @@ def _same(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """Completions of the same tokens to the same prompt, each of either in one pair at most."""
     numbered = []
     for rows in (a, b):
-        rows = rows.dropna(subset=_KEY).sort_values("rollout_id")
+        rows = rows.dropna(subset=_KEY).reset_index(drop=True).sort_values("rollout_id")
         columns = [*_KEY, "rollout_id"]
         numbered.append(rows[columns].assign(nth=rows.groupby(_KEY).cumcount()))
     return numbered[0].merge(numbered[1], on=[*_KEY, "nth"], suffixes=("_a", "_b"))

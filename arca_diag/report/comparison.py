@@ -90,38 +90,36 @@ def _indented(line: str) -> Padding:
 
 
 def _table(figures: Sequence[FigureChange]) -> list[RenderableType]:
-    """What changed, then what may have, then G^ and e^ that did not."""
+    """What changed, then what may have, then G^ and e^ that did not; slight changes in a line."""
+    changed = [f for f in figures if f.status == "changed"]
     noise = [f for f in figures if f.status == "within-noise"]
     shown = [f for f in noise if f.name in ALWAYS]
     parts = (
-        (
-            "changed, also after correction",
-            [f for f in figures if f.status == "changed" and f.holds],
-        ),
-        ("changed, but not after correction", _alone(figures)),
+        ("changed, corrected", [f for f in changed if f.holds and not f.slight]),
+        ("changed, uncorrected", [f for f in changed if not f.holds and not f.slight]),
         ("within noise", shown),
     )
-    if not any(rows for _, rows in parts):
-        return []
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("figure", overflow="fold")
-    for column in ("A", "B", "B - A"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("95%", no_wrap=True)
-    for words, rows in parts:
-        if rows:
-            table.add_row(Text(words, style="bold"))
-        for one in rows:
-            table.add_row(Text(safe(f"  {name(one)}")), *_cells(one))
-    out: list[RenderableType] = [table]
-    if rest := len(noise) - len(shown):
-        more = "more " if shown else ""
-        out.append(Text(f"  within noise: {count(rest, f'{more}figure')}, in --json"))
+    out: list[RenderableType] = []
+    if any(rows for _, rows in parts):
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("figure", overflow="fold")
+        for column in ("A", "B", "B - A"):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("95%", no_wrap=True)
+        for words, rows in parts:
+            if rows:
+                table.add_row(Text(words, style="bold"))
+            for one in rows:
+                table.add_row(Text(safe(f"  {name(one)}")), *_cells(one))
+        out.append(table)
+    more = "more " if shown else ""
+    for words, rest in (
+        ("changed by less than .005: ", [f for f in changed if f.slight]),
+        (f"{more}within noise: ", [f for f in noise if f not in shown]),
+    ):
+        if rest:
+            out.append(Text(f"  {words}{count(len(rest), 'figure')}, in --json"))
     return out
-
-
-def _alone(figures: Sequence[FigureChange]) -> list[FigureChange]:
-    return [f for f in figures if f.status == "changed" and not f.holds]
 
 
 def _cells(one: FigureChange) -> tuple[str, ...]:

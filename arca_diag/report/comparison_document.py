@@ -161,7 +161,8 @@ def _row(one: FigureChange) -> tuple[str, ...]:
 def called(one: FigureChange) -> str:
     """What a difference is called, in words."""
     if one.status == "changed":
-        corrected = "after correction too" if one.holds else "not after correction"
-        return f"changed, {corrected} (p {number(one.p)}, {number(one.p_holm)})"
+        corrected = "corrected" if one.holds else "uncorrected"
+        slight = ", by less than .005" if one.slight else ""
+        return f"changed, {corrected}{slight} (p {number(one.p)}, {number(one.p_holm)})"
     word = one.status.replace("-", " ")
     return f"{word}: {one.reason}" if one.reason else word

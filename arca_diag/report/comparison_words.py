@@ -23,9 +23,10 @@ HOW_TO_READ = (
     "Means over prompts; differences are B less A, with 95% intervals over prompts. On the same "
     "completions they are paired; on others G^, e^ and the 90% share are compared at like length, "
     "so that a difference need not be that of its columns. Each interval stands for itself: where "
-    'nothing changed, one in 20 says it did. What is changed "after correction" passes Holm\'s for '
-    "all that were asked. 90% share: of tokens, that hold 90% of the credit; inherited: how far "
-    "the credit is from the reference's. `arca-diag explain WORD` explains regimes and findings."
+    "nothing changed, one in 20 says it did. What is changed, corrected, passes Holm's correction "
+    "for all that were asked too. 90% share: of tokens, that hold 90% of the credit; inherited: "
+    "how far the credit is from the reference's. `arca-diag explain WORD` explains regimes and "
+    "findings."
 )
 
 
@@ -44,11 +45,13 @@ def headline(found: Comparison) -> str:
     equal = found.of("equal")
     if not changed:
         return lead + _nothing(found, len(asked), len(equal))
-    holds = [f for f in changed if f.holds]
-    kept = f"{len(holds)} of them" if holds else "none of them"
+    holds = sum(f.holds for f in changed)
+    slight = sum(f.slight for f in changed)
+    by = f" ({'all' if slight == len(changed) else slight} by less than .005)" if slight else ""
     told = (
         f"{_where(found)}, {len(changed)} of {count(len(asked) + len(equal), 'figure')} changed "
-        f"outside noise, {kept} also after correction for all that were asked"
+        f"outside noise{by}, {holds or 'none'} of them also after correction for all that were "
+        "asked"
     )
     return f"{lead}{told}. {_concentration(found)}"
 
@@ -80,11 +83,15 @@ def _concentration(found: Comparison) -> str:
     here = [f for f in figures if f.view == view and (f.checkpoint_a, f.checkpoint_b) == last]
     parts = []
     for words, sign in (("would rest on fewer tokens in B", 1), ("would be spread wider in B", -1)):
-        names = [f.signal for f in here if f.holds and sign * (f.difference.value or 0) > 0]
+        names = [
+            f.signal
+            for f in here
+            if f.holds and not f.slight and sign * (f.difference.value or 0) > 0
+        ]
         if names:
             parts.append(f"{_list(names)} {words}")
     if not parts:
-        return f"No signal's concentration (G^, {view}) is surely another."
+        return f"No signal's concentration (G^, {view}) surely moved by more than .005."
     return f"As credit ({view}), {'; '.join(parts)}."
 
 

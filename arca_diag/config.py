@@ -34,6 +34,7 @@ from arca_diag.thresholds import ASCENDING, DEFAULT, Cuts
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+Quantize = Literal["8bit", "4bit"]
 #: What a run can have weighted its tokens by; and `top_entropy:Q`, TRL's `top_entropy_quantile`.
 CREDITS = (
     "uniform",
@@ -63,6 +64,7 @@ REPLAY = (
     "columns",
     "device",
     "dtype",
+    "quantize",
     "temperature",
     "groups",
     "fixed_groups",
@@ -91,6 +93,7 @@ class ScanConfig(BaseModel):
     out: Path | None = None
     device: Device = "auto"
     dtype: Dtype = "auto"
+    quantize: Quantize | None = None
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
     epsilon: Annotated[float, Field(ge=0)] = 1e-8
     sharpening: Annotated[float, Field(gt=0)] = 1.0

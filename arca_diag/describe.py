@@ -212,7 +212,8 @@ def describe_provenance(
         reused_passes=effort.reused_passes,
         batch_tokens=effort.batch_tokens,
         prefix_sharing=effort.prefix_sharing,
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES}
+        | {k: v for q in inputs.quantisations for k, v in q.versions().items()},
         device=str(resolved["device"]),
         dtype=str(resolved["dtype"]),
         seed=config.seed,
@@ -221,6 +222,7 @@ def describe_provenance(
             "name": inputs.base_label,
             "sha256": inputs.base_sha256,
             "revision": inputs.base.revision,
+            "quantisation": str(inputs.base.quantisation) if inputs.base.quantisation else None,
         },
         inputs=inputs.hashes,
     )

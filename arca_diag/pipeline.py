@@ -99,6 +99,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
             "dtype": dtype,
             "device": where,
             "attention": model.attention,
+            "quantised": [(str(q), q.versions()) for q in inputs.quantisations],
         },
         share=config.share,
     )

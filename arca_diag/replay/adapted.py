@@ -383,11 +383,17 @@ def _hash_of(adapter: Adapter, initial: Adapter | None) -> str:
 
 
 def _layer_shapes(base: Any) -> dict[str, tuple[int, ...]]:
-    """Weight shape (out, in) of every layer that has one, by its name in the base."""
-    shapes = {}
+    """Weight shape (out, in) of every layer that has one, by its name in the base.
+
+    Quantised weights lie packed in other shapes, or under other names.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, module in base.named_modules():
         weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor):
+        wide, narrow = (getattr(module, side, None) for side in ("out_features", "in_features"))
+        if isinstance(wide, int) and isinstance(narrow, int):
+            shapes[name] = (wide, narrow)
+        elif isinstance(weight, Tensor):
             # GPT-2's layers keep their weight the other way round.
             transposed = isinstance(module, Conv1D)
             shapes[name] = tuple(weight.shape[::-1] if transposed else weight.shape)

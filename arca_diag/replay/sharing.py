@@ -46,11 +46,16 @@ def _same(model: AdaptedModel, name: str | None, base: Any) -> bool:
         for path in row.paths:
             alone = ids[:, path]
             plain = model.hidden(alone, torch.ones_like(alone, dtype=torch.bool))[0].double()
-            wide = base.dtype in (torch.float32, torch.float64)
+            wide = base.dtype in (torch.float32, torch.float64) and not _is_quantised(base)
             apart = torch.linalg.vector_norm(shared[path].double() - plain)
             if not apart <= (1e-4 if wide else 5e-2) * torch.linalg.vector_norm(plain):
                 return False
     return True
+
+
+def _is_quantised(base: Any) -> bool:
+    """Whether inputs of layers may be rounded, and a last digit so may move a whole step."""
+    return bool(getattr(base, "is_quantized", False))
 
 
 def _reach(config: Any) -> float:

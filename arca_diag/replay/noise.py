@@ -132,7 +132,7 @@ def replay_higher(
         inputs: Of the scan; the temperature is theirs.
         work: What to replay under what.
         dtype: As from `higher_precision`.
-        device: Kind of device to try first.
+        device: Kind of device to try first, or `SPREAD`.
         batch_tokens: Padded tokens a batch.
         progress: Hears of every pass.
         units: Where finished passes are kept, and looked for before they are run.
@@ -150,7 +150,7 @@ def replay_higher(
             temperature=inputs.temperature,
             progress=progress,
             keep=keep,
-            units=(units or Units()).under(dtype=dtype, device=device),
+            units=(units or Units()).under(dtype=dtype, device=model.devices),
         )
         return list(found)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from arca_diag.replay.adapted import AdaptedModel
+from arca_diag.replay.spread import entry
 from arca_diag.replay.trees import grow
 
 #: What configurations call the farthest distance that attention in some layers sees.
@@ -34,7 +35,7 @@ def can_share(model: AdaptedModel, longest: int) -> bool:
 
 def _same(model: AdaptedModel, name: str | None, base: Any) -> bool:
     size = base.config.get_text_config().vocab_size
-    device = base.get_input_embeddings().weight.device
+    device = entry(base)
     (row,) = grow(_TRIED, longest=99)
     ids, depth, end = (torch.tensor([v], device=device) for v in (row.ids, row.depth, row.end))
     ids %= size

@@ -251,7 +251,7 @@ def test_a_gguf_file_is_not_quantised_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [FOUR, EIGHT])
 def test_a_base_that_lies_about_its_weights_is_refused(own_run: Path, how: Any) -> None:
     saved(own_run, quantization_config={"quant_method": "bitsandbytes"} | how)
-    with pytest.raises(ArcaError, match="says that it is quantised .* weights of model.* are not"):
+    with pytest.raises(ArcaError, match=r"says that it is quantised .* weights of model.* are not"):
         load_model(a_base(own_run / "base"), torch.float32, "cpu")
 
 

@@ -67,6 +67,8 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     folder = config.out or run.root / name
     found = store.look(folder)
     earlier = None if config.force else found
+    if earlier:
+        store.check_version(folder, earlier)
     before = earlier.report if earlier else None
     inputs = gather(config, run, also=_names(before))
     dtype, where = device.resolve(config.dtype, config.device)

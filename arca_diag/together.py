@@ -70,6 +70,8 @@ def diagnose_together(config: ScanConfig, members: Team, progress: Progress) -> 
     dist.init_process_group("gloo")
     try:
         found = None if config.force else store.look(folder)
+        if found:
+            store.check_version(folder, found)
         done = torch.tensor(found is not None and found.report is not None)
         dist.broadcast(done, src=0)
         alone = bool(done)

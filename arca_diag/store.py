@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from arca_diag.errors import ResultError
-from arca_diag.results import Report
+from arca_diag.results import SCHEMA_VERSION, Report
 from arca_diag.tables import Tables
 
 MARKER = ".arca-diag.json"
@@ -51,10 +51,17 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """A result that lies in the folder already; `report` is None if it was never finished."""
+    """A result that lies in the folder already.
+
+    Attributes:
+        identity: What it is of.
+        report: None if it was never finished, or cannot be read.
+        version: Of its schema, where that is another than ours; else None.
+    """
 
     identity: Identity
     report: Report | None
+    version: int | None = None
 
 
 def look(folder: Path) -> Earlier | None:
@@ -78,12 +85,37 @@ def look(folder: Path) -> Earlier | None:
             )
         return None
     written = _read_marker(marker)
-    try:
-        report = Report.from_json((folder / REPORT).read_bytes())
-    except (OSError, ValidationError):
-        report = None
     identity = Identity(options=written["options"], inputs=written["inputs"])
-    return Earlier(identity=identity, report=report)
+    try:
+        content = (folder / REPORT).read_bytes()
+    except OSError:
+        return Earlier(identity=identity, report=None)
+    try:
+        return Earlier(identity=identity, report=Report.from_json(content))
+    except ValidationError:
+        return Earlier(identity=identity, report=None, version=_other_version(content))
+
+
+def _other_version(content: bytes) -> int | None:
+    try:
+        version = json.loads(content)["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return version if isinstance(version, int) and version != SCHEMA_VERSION else None
+
+
+def check_version(folder: Path, earlier: Earlier) -> None:
+    """Check that a finished result is not one that only another version can read.
+
+    Raises:
+        ResultError: It is: a scan would replace it without looking.
+    """
+    if earlier.version is not None:
+        raise ResultError(
+            f"{folder} holds a result of schema version {earlier.version}, and this is version "
+            f"{SCHEMA_VERSION}",
+            hint="choose another folder with --out, or replace that result with --force",
+        )
 
 
 def check_same(folder: Path, earlier: Identity, now: Identity) -> None:

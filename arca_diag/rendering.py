@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arca_diag import tables
+from arca_diag.compared import Comparison
 from arca_diag.report.charts import draw_pictures, plot_files
+from arca_diag.report.comparison_document import comparison_document
 from arca_diag.report.document import Document
 from arca_diag.report.heatmap import HeatMap, heat_map
 from arca_diag.report.html import render_html
@@ -48,6 +50,11 @@ def pages(report: Report, frames: Tables) -> Pages:
         document=report_document(report, draw_pictures(report, frames)),
         heat=heat_map(report, frames),
     )
+
+
+def comparison_pages(found: Comparison) -> Pages:
+    """The same of two results that were compared."""
+    return Pages(document=comparison_document(found, draw_changes(found)), heat=None)
 
 
 def result_files(report: Report, frames: Tables) -> dict[str, bytes]:

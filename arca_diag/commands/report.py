@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
+from arca_diag.commands.forms import Forms
 from arca_diag.commands.holding import saved_as_asked
 from arca_diag.commands.options import Font, Html, Json, Markdown, Pdf, Verbose
 from arca_diag.commands.output import check_not_read, write_bytes
@@ -20,14 +20,11 @@ from arca_diag.terminal import (
     progress_bar,
     say_more,
     shown,
-    stderr,
     stdout,
 )
 
 if TYPE_CHECKING:
     from arca_diag.rendering import Pages
-
-_STDOUT = Path("-")
 
 
 def report(
@@ -69,31 +66,31 @@ def report(
     judging = {"credit": credit, "epsilon": epsilon, "sharpening": sharpening, "seed": seed}
     with fixable_errors():
         say_more(verbose)
-        files = [file for file in (html, pdf, md) if file is not None and file != _STDOUT]
-        _check(html, pdf, md, json=json)
+        forms = Forms(html=html, pdf=pdf, md=md, font=font)
+        forms.check(json=json)
         kept = [target / name for name in (REPORT, MARKER)]
-        check_not_read(files, [target, *kept, *([config] if config else map(Path, FILES))])
-        if font is not None and pdf is None:
-            raise ArcaError("--font is for the PDF", hint="add --pdf FILE")
+        check_not_read(forms.files, [target, *kept, *([config] if config else map(Path, FILES))])
         with progress_bar() as progress:
             progress.stage("reading the result")
             folder, found, frames = saved_as_asked(target, judging, config)
-            check_not_read(files, [folder / name for name in found.files if name not in _PAGES])
+            check_not_read(
+                forms.files, [folder / name for name in found.files if name not in _PAGES]
+            )
             if redact_text:
                 from arca_diag.rendering import without_text
 
                 found, frames = without_text(found, frames)
-            if files or md or show:
+            if forms.any or show:
                 progress.stage("drawing")
                 from arca_diag.rendering import pages
 
                 made = pages(found, frames)
-                _write(made, html=html, pdf=pdf, md=md, font=font)
+                forms.write(made)
                 if show:
                     _show(made, html)
         if json:
             print_raw(found.to_json())
-        elif not files and md is None and not show:
+        elif not forms.any and not show:
             from arca_diag.report.console import print_report
 
             print_report(stdout(), found, shown(folder), f"arca-diag gate {shown(folder)}")
@@ -101,35 +98,6 @@ def report(
 
 #: What may be written over in a result folder: it is rendered from the rest.
 _PAGES = ("report.html", "report.pdf")
-
-
-def _check(html: Path | None, pdf: Path | None, md: Path | None, *, json: bool) -> None:
-    for option, file in (("--html", html), ("--pdf", pdf)):
-        if file == _STDOUT:
-            raise ArcaError(f"{option} - : a page is not for a terminal", hint="give a file")
-    if json and md == _STDOUT:
-        raise ArcaError("--json and --md - would both go to stdout", hint="give --md a file")
-    named = [file.absolute() for file in (html, pdf, md) if file is not None]
-    if len(set(named)) < len(named):
-        raise ArcaError("two forms go to one file", hint="give each its own")
-
-
-def _write(
-    made: "Pages", *, html: Path | None, pdf: Path | None, md: Path | None, font: Path | None
-) -> None:
-    """Render everything, then write it: a form that fails leaves no half of the others."""
-    forms: list[tuple[Path, bytes]] = []
-    if html is not None:
-        forms.append((html, made.html()))
-    if pdf is not None:
-        forms.append((pdf, made.pdf(font)))
-    if md is not None and md != _STDOUT:
-        forms.append((md, made.markdown().encode("utf-8")))
-    for file, content in forms:
-        write_bytes(file, content)
-        stderr().print(Text(f"{shown(file)} was written"), soft_wrap=True)
-    if md == _STDOUT:
-        print_raw(made.markdown())
 
 
 def _show(made: "Pages", html: Path | None) -> None:

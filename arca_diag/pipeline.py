@@ -35,7 +35,7 @@ from arca_diag.replay.gradients import check_memory
 from arca_diag.replay.subsample import subsample
 from arca_diag.replay.units import Shelf, Units, open_shelf
 from arca_diag.replaying import replay_run, with_noise
-from arca_diag.report.charts import render_charts
+from arca_diag.report.charts import draw_pictures, plot_files
 from arca_diag.results import SCHEMA_VERSION, Report
 
 
@@ -288,9 +288,7 @@ def _write(
     did: Literal["measured", "judged again"],
 ) -> Diagnosis:
     """Render everything to memory, then write it."""
-    files = frames.to_parquet() | render_charts(
-        report.measurements, frames.tokens, frames.trajectories, config.sharpening
-    )
+    files = frames.to_parquet() | plot_files(draw_pictures(report, frames))
     measured = any(m.value is not None for m in report.measurements if m.name == "gini")
     report = report.model_copy(
         update={

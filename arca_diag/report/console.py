@@ -57,7 +57,7 @@ def render_console(
         parts += [Text("no fault found"), Text("")]
     parts += [Text(f"Files    {folder}/", no_wrap=True, overflow="ignore")]
     parts += [Text("         report.json; .parquet: tokens, trajectories, rollouts, noise, layers")]
-    parts += [Text("         plots/concentration  plots/lorenz  plots/residual  (.png, .svg)")]
+    parts += [Text("         plots/ (SVG)")]
     parts += [Text(f"Next     {reproduce}", no_wrap=True, overflow="ignore")]
     return Group(*parts)
 

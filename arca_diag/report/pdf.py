@@ -29,7 +29,7 @@ from arca_diag.report.heatmap import HeatMap
 from arca_diag.report.picture import Picture
 from arca_diag.report.pieces import plain
 from arca_diag.report.static_heat import static_heat
-from arca_diag.report.typeset import Typeset, typeset
+from arca_diag.report.typeset import MOST, Typeset, typeset
 
 _PAGE_MM = 180  # between the margins
 _NARROW, _WIDE = 32, 80  # characters of a cell: up to here in one line; more gets no more room
@@ -89,18 +89,18 @@ class _Setter:
             "families": list(self._fonts.families),
             "mono": [MONO, *self._fonts.families],
             "plain_title": plain(document.title),
-            "title": self._set(document.title),
+            "title": self._set(document.title, most=200),
             "level": document.level,
             "verdict": self._set(document.verdict),
-            "headline": self._set(document.headline),
+            "headline": self._set(document.headline, most=1000),
             "marks": self._set(" · ".join(document.marks)),
             "maker": self._set(f"{document.maker}, {document.made}"),
             "running": self._set(f"{plain(document.title, most=80)} · {document.maker}"),
             "sections": sections,
         }
 
-    def _set(self, text: str) -> Typeset:
-        return typeset(text, self._fonts.drawable)
+    def _set(self, text: str, most: int = MOST) -> Typeset:
+        return typeset(text, self._fonts.drawable, most=most)
 
     def _section(self, section: Section) -> dict[str, Any]:
         return {"title": self._set(section.title), "blocks": [*map(self._block, section.blocks)]}

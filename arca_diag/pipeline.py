@@ -17,6 +17,7 @@ from arca_diag.errors import ResultError
 from arca_diag.inputs.arguments import longest_of
 from arca_diag.inputs.gather import check_room, gather, load_rollouts
 from arca_diag.inputs.gathered import Inputs
+from arca_diag.inputs.models import SPREAD
 from arca_diag.inputs.rollouts.census import sampled_here
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import prompt_ids
@@ -67,9 +68,12 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     folder = config.out or run.root / name
     found = store.look(folder)
     earlier = None if config.force else found
+    if earlier:
+        store.check_version(folder, earlier)
     before = earlier.report if earlier else None
     inputs = gather(config, run, also=_names(before))
     dtype, where = device.resolve(config.dtype, config.device)
+    place = SPREAD if config.device_map else where
     options = describe.options(config, inputs, dtype, where)
     identity = store.Identity(options=options, inputs=inputs.hashes)
     if earlier and before:
@@ -82,7 +86,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         selection = _choose(config, inputs, before)
         rollouts_read = load_rollouts(inputs, {g.id for g in selection.groups()})
     progress.stage("loading the base model")
-    model, inputs = load_adapted(inputs, dtype, where)
+    model, inputs = load_adapted(inputs, dtype, place)
     if inputs.prompts:
         inputs, rollouts_read = _sample(config, model, inputs, progress)
         selection = _choose(config, inputs, before)
@@ -98,8 +102,9 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         conditions={
             "base": inputs.base_sha256,
             "dtype": dtype,
-            "device": where,
+            "device": model.devices,
             "attention": model.attention,
+            "quantised": [(str(q), q.versions()) for q in inputs.quantisations],
         },
         share=config.share,
     )
@@ -117,8 +122,9 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         units=units,
         progress=progress,
     )
+    devices = model.devices
     del model  # for the noise the base comes again, in a higher precision
-    raw = with_noise(found_in_model, inputs, where, progress, units)
+    raw = with_noise(found_in_model, inputs, place, progress, units)
     raw = dataclasses.replace(raw, log=tables.log_table(logged_points(inputs.run)))
     if config.shard:
         store.write_share(folder, config.shard, run.root, config.asked())
@@ -146,6 +152,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
             options,
             describe.Effort(
                 started_at=started_at,
+                devices=devices,
                 seconds=time.monotonic() - begun,
                 batch_tokens=found_in_model.passes.batch_tokens,
                 prefix_sharing=found_in_model.passes.shared,

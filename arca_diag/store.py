@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from arca_diag.errors import ResultError
-from arca_diag.results import Report
+from arca_diag.results import SCHEMA_VERSION, Report
 from arca_diag.tables import Tables
 
 MARKER = ".arca-diag.json"
@@ -49,10 +51,17 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """A result that lies in the folder already; `report` is None if it was never finished."""
+    """A result that lies in the folder already.
+
+    Attributes:
+        identity: What it is of.
+        report: None if it was never finished, or cannot be read.
+        version: Of its schema, where that is another than ours; else None.
+    """
 
     identity: Identity
     report: Report | None
+    version: int | None = None
 
 
 def look(folder: Path) -> Earlier | None:
@@ -76,12 +85,37 @@ def look(folder: Path) -> Earlier | None:
             )
         return None
     written = _read_marker(marker)
-    try:
-        report = Report.from_json((folder / REPORT).read_bytes())
-    except (OSError, ValidationError):
-        report = None
     identity = Identity(options=written["options"], inputs=written["inputs"])
-    return Earlier(identity=identity, report=report)
+    try:
+        content = (folder / REPORT).read_bytes()
+    except OSError:
+        return Earlier(identity=identity, report=None)
+    try:
+        return Earlier(identity=identity, report=Report.from_json(content))
+    except ValidationError:
+        return Earlier(identity=identity, report=None, version=_other_version(content))
+
+
+def _other_version(content: bytes) -> int | None:
+    try:
+        version = json.loads(content)["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return version if isinstance(version, int) and version != SCHEMA_VERSION else None
+
+
+def check_version(folder: Path, earlier: Earlier) -> None:
+    """Check that a finished result is not one that only another version can read.
+
+    Raises:
+        ResultError: It is: a scan would replace it without looking.
+    """
+    if earlier.version is not None:
+        raise ResultError(
+            f"{folder} holds a result of schema version {earlier.version}, and this is version "
+            f"{SCHEMA_VERSION}",
+            hint="choose another folder with --out, or replace that result with --force",
+        )
 
 
 def check_same(folder: Path, earlier: Identity, now: Identity) -> None:
@@ -269,16 +303,27 @@ def read_table(folder: Path, report: Report, name: str) -> pd.DataFrame:
     Raises:
         ResultError: It is absent or is not the one that the report was made with.
     """
+    return pd.read_parquet(io.BytesIO(_read_listed(folder, report, name)))
+
+
+def read_columns(folder: Path, report: Report, name: str, schema: pa.Schema) -> pd.DataFrame:
+    """Some columns of a table of a finished result, where they are what this version writes.
+
+    Raises:
+        ResultError: It is absent, not the one that the report was made with, no table, or of a
+            version that wrote other columns.
+    """
+    data = _read_listed(folder, report, name)
     try:
-        data = (folder / name).read_bytes()
-    except OSError:
-        data = b""
-    if hashlib.sha256(data).hexdigest() != report.files.get(name):
-        raise ResultError(
-            f"{folder / name} is missing or was changed since it was written",
-            hint="scan again with --force",
-        )
-    return pd.read_parquet(io.BytesIO(data))
+        there = pq.read_schema(io.BytesIO(data))
+        wrong = [f.name for f in schema if there.get_field_index(f.name) < 0]
+        wrong += [f.name for f in schema if f.name not in wrong and there.field(f.name) != f]
+        if not wrong:
+            return pq.read_table(io.BytesIO(data), columns=schema.names).to_pandas()
+        why = f"{', '.join(wrong)} is not as this version of arca-diag writes it"
+    except (pa.ArrowException, OSError, ValueError) as error:
+        why = f"no table: {str(error)[:200]}"
+    raise ResultError(f"{folder / name}: {why}", hint="scan again with --force")
 
 
 def read_tables(folder: Path, report: Report) -> Tables:
@@ -289,6 +334,20 @@ def read_tables(folder: Path, report: Report) -> Tables:
         if name in ("tokens", "trajectories", "rollouts") or f"{name}.parquet" in report.files
     }
     return Tables(**found)
+
+
+def _read_listed(folder: Path, report: Report, name: str) -> bytes:
+    """A file of the result, where it is the one that the report was made with."""
+    try:
+        data = (folder / name).read_bytes()
+    except OSError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != report.files.get(name):
+        raise ResultError(
+            f"{folder / name} is missing or was changed since it was written",
+            hint="scan again with --force",
+        )
+    return data
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -395,6 +395,33 @@ def test_the_same_scan_again_says_so_and_prints_the_saved_document(
     assert files_in(copied) == before
 
 
+def test_a_result_of_before_batches_were_recorded_is_judged_again_and_gated(
+    copied: Path, tiny_run: Path
+) -> None:
+    path = copied / "report.json"
+    document = json.loads(path.read_bytes())
+    for key in ("batch_tokens", "prefix_sharing"):
+        del document["provenance"][key]
+    for key in ("device_map", "quantize"):
+        del document["provenance"]["options"][key]
+    path.write_text(json.dumps(document))
+    assert command("gate", path, "--checkpoint", "last").code != ExitCode.BAD_INPUT
+    assert scan(tiny_run, out=copied).did == "nothing new"
+    found = scan(tiny_run, out=copied, epsilon=1e-3)
+    assert found.did == "judged again"
+    assert found.report is not None
+    assert found.report.provenance.prefix_sharing is None
+
+
+def test_a_result_of_another_schema_is_left_alone_until_force(copied: Path, tiny_run: Path) -> None:
+    path = copied / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"schema_version": 2}))
+    before = files_in(copied)
+    with pytest.raises(ResultError, match="schema version 2"):
+        scan(tiny_run, out=copied)
+    assert files_in(copied) == before
+
+
 def test_the_same_scan_again_loads_no_model(copied: Path, tiny_run: Path) -> None:
     stages = Stages()
     before = files_in(copied)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from arca_diag.report.words import harmless
 
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$])")
-#: Signs that readers turn into mentions, references, links and emoji wherever they stand.
-_LIVE = re.compile(r"@|#(?=\w)|://|(?i:www)(?=\.)|(?i:gh)(?=-\d)|:(?=[\w+-]+:)")
+#: Signs that readers turn into mentions, references, links and emoji wherever they stand; the
+#: colons of a time of day are none.
+_LIVE = re.compile(r"@|#(?=\w)|://|(?i:www)(?=\.)|(?i:gh)(?=-\d)|:(?!\d\d:)(?=[\w+-]+:)")
 _GAP = "\u200b"
 
 

@@ -3,6 +3,7 @@
 No font of the machine is used, so that a report looks the same wherever it is made.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,12 +104,10 @@ def _take(font: bytes | Path, folder: Path) -> tuple[Path, frozenset[int]]:
     collection = data[:4] == b"ttcf"
     path = folder / ("zz.ttc" if collection else "zz.ttf")
     path.write_bytes(data)
+    file = io.BytesIO(data)
     try:
-        if collection:
-            with TTCollection(path, lazy=True) as faces:
-                return path, frozenset(faces.fonts[0].getBestCmap() or ())
-        with TTFont(path, lazy=True) as face:
-            return path, frozenset(face.getBestCmap() or ())
+        face = TTCollection(file, lazy=True).fonts[0] if collection else TTFont(file, lazy=True)
+        return path, frozenset(face.getBestCmap() or ())
     except Exception as error:  # a stranger's file: fontTools raises whatever it stumbles over
         why = str(error) if isinstance(error, TTLibError) else type(error).__name__
         raise _no_font(name, why) from None

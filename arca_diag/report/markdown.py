@@ -4,6 +4,7 @@ What was found comes first. Where not all fits, the last sections are left out f
 said. Pictures have no place in it: it says what they are, and where they lie.
 """
 
+import re
 from collections.abc import Sequence
 
 from arca_diag.report.document import (
@@ -19,6 +20,7 @@ from arca_diag.report.document import (
 from arca_diag.report.escaping import beginning, inline, table
 from arca_diag.report.picture import Picture
 from arca_diag.report.pieces import plain
+from arca_diag.report.words import harmless
 
 #: GitHub takes 65,536 characters of a comment and 1 MiB of a step summary. Counted in bytes,
 #: which are never fewer than characters; some room is left for what others write around it.
@@ -87,9 +89,7 @@ def _section(section: Section) -> str:
     title = _shown(section.title)
     blocks = [_block(block) for block in section.blocks]
     if section.folded:
-        return _joined(
-            [f"<details><summary>{title}</summary>", *blocks, "</details>"]
-        ).rstrip("\n")
+        return _joined([f"<details><summary>{title}</summary>", *blocks, "</details>"]).rstrip("\n")
     return _joined([f"### {title}", *blocks]).rstrip("\n")
 
 
@@ -128,9 +128,9 @@ def _found(found: Found) -> str:
 
 
 def _fenced(text: str) -> str:
-    """A line to copy: no sign in it ends the fence or is a command of a CI system."""
-    line = plain(text, most=_MOST).replace("\n", " ")
-    fence = "`" * max(3, max((len(run) for run in line.split() if set(run) == {"`"}), default=0) + 1)
+    """A line to copy: no sign in it ends the fence, and none is a command of a CI system."""
+    line = harmless(plain(text, most=_MOST))
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", line)), 3)
     return f"{fence}\n{line}\n{fence}"
 
 

@@ -11,11 +11,11 @@ from junitparser import Error, Failure, JUnitXml, Skipped
 
 from arca_diag.gate.outcome import GateResult
 from arca_diag.gating import run_gate
+from arca_diag.report.escaping import inline
 from arca_diag.report.gate.anchor import Anchor, lines_of
 from arca_diag.report.gate.error import render_error
 from arca_diag.report.gate.github import render_github
 from arca_diag.report.gate.junit import render_junit
-from arca_diag.report.escaping import inline
 from arca_diag.report.gate.markdown import MOST_BYTES, render_markdown
 from arca_diag.report.gate.sarif import render_sarif
 from arca_diag.report.gate.text import text_lines

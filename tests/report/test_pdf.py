@@ -1,7 +1,6 @@
 """The PDF: it holds what the document says, looks the same everywhere, and survives any text."""
 
 import io
-import os
 import re
 import time
 from pathlib import Path
@@ -137,7 +136,9 @@ class TestPages:
         ]  # fmt: skip
         assert [o.title for o in reader.outline if not isinstance(o, list)] == titles
         first = reader.pages[0].extract_text()
-        for title, entry in zip(titles, (o for o in reader.outline if not isinstance(o, list)), strict=True):
+        for title, entry in zip(
+            titles, (o for o in reader.outline if not isinstance(o, list)), strict=True
+        ):
             page = reader.get_destination_page_number(entry) + 1
             assert re.search(rf"{title}[ .]*\s*{page}\b", first), title
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from arca_diag.report.heatmap import HeatMap, heat_map
 from arca_diag.report.pdf import render_pdf
 from arca_diag.report.static_heat import MOST_TOKENS, STEPS, static_heat
 from tests.report.documents import document, words_of
 from tests.report.planted import planted
-from arca_diag.report.heatmap import HeatMap, heat_map
 
 EVERYTHING = frozenset(range(0x20, 0xD800))
 
@@ -104,7 +104,9 @@ class TestOnPaper:
         for legend in shown(found)["legends"]:
             assert "".join(legend["high"].split()) in words
 
-    @pytest.mark.parametrize("token", ["</script>", "#import", "$x$", "\u202e", "nul\0", "a" * 9000])
+    @pytest.mark.parametrize(
+        "token", ["</script>", "#import", "$x$", "\u202e", "nul\0", "a" * 9000]
+    )
     def test_hostile_tokens_are_shown(self, token: str, tmp_path: Path) -> None:
         found = heat([[token, "b", "c"], ["d", "e"]])
         words = words_of(render_pdf(document(), found), tmp_path)

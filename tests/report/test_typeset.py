@@ -13,9 +13,7 @@ def joined(found: Typeset) -> str:
     """All of it, as it is read."""
     if isinstance(found, str):
         return found
-    return "".join(
-        p if isinstance(p, str) else p[0] if isinstance(p, list) else "" for p in found
-    )
+    return "".join(p if isinstance(p, str) else p[0] if isinstance(p, list) else "" for p in found)
 
 
 class TestTypeset:

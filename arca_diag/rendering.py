@@ -10,6 +10,7 @@ from pathlib import Path
 from arca_diag import tables
 from arca_diag.compared import Comparison
 from arca_diag.report.charts import draw_pictures, plot_files
+from arca_diag.report.charts.changes import draw_changes
 from arca_diag.report.comparison_document import comparison_document
 from arca_diag.report.document import Document
 from arca_diag.report.heatmap import HeatMap, heat_map

@@ -33,7 +33,7 @@ HOSTILE = (
     "\u4e2d\u6587 \u05d0\u05d1 \ufffe\x0b\n&amp;",
     "a token that goes on and on " * 9,
 )
-NAMES = ("checkpoint $a_1$ <b>", "\u202efinal]]>\x07", "merged-with-a-very-long-name")
+NAMES = ("checkpoint $a_1$ <b>", "\u202efinal]]>\x07 with a very long name")
 XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -41,7 +41,7 @@ XLINK = "{http://www.w3.org/1999/xlink}href"
 def odd() -> tuple[Report, Tables]:
     """No steps, no rewards, no own completions, no log, no layers, and hostile text everywhere."""
     return result(
-        [None, None, None],
+        [None, None],
         names=NAMES,
         pieces=HOSTILE,
         prompts=3,

@@ -583,7 +583,7 @@ def test_groups_of_one_reward_for_all_are_best_and_not_worst_too(whole: Found) -
 
 
 def test_another_sharpening_is_the_one_that_is_drawn() -> None:
-    report, frames = result([10], sharpening=3.0, prompts=2, each=2, layered=False)
+    report, frames = result([10], sharpening=3.0, prompts=2, each=2, own=False)
     assert {m.sharpening for m in report.measurements} == {None, 1.0, 3.0}
     scene = Scene(report=report, frames=frames)
     (m,) = scene.over_checkpoints("gini_corrected", "fixed-set", "surprisal")

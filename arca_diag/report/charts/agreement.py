@@ -104,10 +104,10 @@ def _key(canvas: Canvas, scene: Scene) -> None:
     top = 0.13
     if len(lasts) > 1:
         halves = [
-            f"{side} the diagonal: {one.heading}"
-            for side, one in zip(("below", "above"), lasts, strict=True)
+            f"{side}: {one.heading}"
+            for side, one in zip(("below the diagonal", "above it"), lasts, strict=True)
         ]
-        canvas.write(0.05, top, "   ".join(halves), va="center", weight="bold")
+        canvas.write(0.05, top, "; ".join(halves), va="center", weight="bold")
     else:
         canvas.write(0.05, top, lasts[0].heading, va="center", weight="bold")
     panel = Panel(canvas, 7.25, top - 0.08, 1.4, 0.16)

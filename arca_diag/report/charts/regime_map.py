@@ -66,8 +66,8 @@ def draw_regime_map(scene: Scene) -> Iterator[Picture]:
             f"and signal. {places(lasts)}. Sharpening {scene.sharpening:g}. "
             f"{_thinned(found)}A large mark is the mean over prompts with its 95% limits. In a "
             "shaded corner both figures are past their cuts: faint is leaning, strong is sparse or "
-            "uniform; everywhere else is the middle. Top left is even credit, bottom right credit on one "
-            "token. A regime is what surely more than half of the completions have."
+            "uniform; everywhere else is the middle. Top left is even credit, bottom right credit "
+            "on one token. A regime is what surely more than half of the completions have."
         ),
         alt=alt,
         svg=canvas.svg(title, alt),

@@ -60,6 +60,11 @@ class Steps:
     low: float
     high: float
 
+    @property
+    def words(self) -> str:
+        """What the axis counts."""
+        return "optimizer steps" if self.dated else "checkpoint"
+
 
 def step_axis(labels: Sequence[Label], logged: Sequence[int]) -> Steps:
     """The axis of these checkpoints and, where they all have a step, of the log's entries."""
@@ -144,11 +149,11 @@ def _picture(scene: Scene, view: View, found: dict[tuple[str, str], list[Measure
                 canvas.sign(0.12, middle - (0.1 if signal in onsets else 0), signal)
                 if signal in onsets:
                     canvas.write(0.12, middle + 0.1, onset_words(onsets[signal]), va="center")
-            _step_ticks(panel, steps, written=row == len(SIGNAL_NAMES) - 1)
+            lowest = row == len(SIGNAL_NAMES) - 1
+            _step_ticks(panel, steps, written=lowest)
+            if lowest and not curves:
+                panel.named(steps.words)
     _log_panels(canvas, curves, bottom, steps, onsets)
-    what = "checkpoint" if not steps.dated else "optimizer steps"
-    canvas.write(_LEFT, height - 0.2, what)
-    canvas.write(_LEFT + _STRIDE, height - 0.2, what)
     title = f"Concentration of credit over the run, {view}"
     alt = _alt(scene, view, found)
     return Picture(
@@ -262,7 +267,10 @@ def _log_panels(
         marked = {"marker": "o", "ms": 2.5} if len(x) < 12 else {}
         panel.line(x, y, f"log {name.replace(' ', '-')}", color=INK, lw=1, **marked)
         panel.ticks_y(*round_ticks(*padded(low, high), 2))
-        _step_ticks(panel, steps, written=place >= len(curves) - 2)
+        lowest = place >= len(curves) - 2
+        _step_ticks(panel, steps, written=lowest)
+        if lowest:
+            panel.named(steps.words)
 
 
 def _with_limits(m: Measurement) -> str:

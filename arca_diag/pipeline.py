@@ -294,19 +294,22 @@ def _write(
     identity: store.Identity,
     did: Literal["measured", "judged again"],
 ) -> Diagnosis:
-    """Render everything to memory, then write it."""
-    files = frames.to_parquet() | render_charts(
+    """Render pictures to memory, then write everything, tables a part at a time."""
+    files = render_charts(
         report.measurements, frames.tokens, frames.trajectories, config.sharpening
     )
+    staged = store.stage(folder, frames.writers())
     measured = any(m.value is not None for m in report.measurements if m.name == "gini")
     report = report.model_copy(
         update={
             "status": "complete" if measured else "nothing-measured",
-            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            "files": staged
+            | {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
             | {store.REPORT: None},
         }
     )
-    store.write(folder, identity, files | {store.REPORT: report.to_json().encode()})
+    files |= {store.REPORT: report.to_json().encode()}
+    store.write(folder, identity, files, staged=list(staged))
     store.clear_units(folder)
     return Diagnosis(report=report, folder=folder, did=did)
 

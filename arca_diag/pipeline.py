@@ -293,20 +293,20 @@ def _write(
     identity: store.Identity,
     did: Literal["measured", "judged again"],
 ) -> Diagnosis:
-    """Render everything to memory, then write it."""
+    """Render pages to memory, then write everything, tables a part at a time."""
     measured = any(m.value is not None for m in report.measurements if m.name == "gini")
     status = "complete" if measured else "nothing-measured"
     report = report.model_copy(update={"status": status})
-    files = frames.to_parquet()
-    if not config.no_render:
-        files |= rendering.result_files(report, frames)
+    files = {} if config.no_render else rendering.result_files(report, frames)
+    staged = store.stage(folder, frames.writers())
     made = (rendering.HTML, rendering.PDF)  # they say when, and so differ from scan to scan
-    listed = {
+    listed: dict[str, str | None] = {
         name: None if name in made else hashlib.sha256(data).hexdigest()
         for name, data in files.items()
     }
-    report = report.model_copy(update={"files": {**listed, store.REPORT: None}})
-    store.write(folder, identity, files | {store.REPORT: report.to_json().encode()})
+    report = report.model_copy(update={"files": {**staged, **listed, store.REPORT: None}})
+    files |= {store.REPORT: report.to_json().encode()}
+    store.write(folder, identity, files, staged=list(staged))
     store.clear_units(folder)
     return Diagnosis(report=report, folder=folder, did=did)
 

@@ -112,7 +112,7 @@ def test_the_credit_alone_turns_notes_into_faults(saved: Path) -> None:
     as_is = json.loads(call(saved, "--json").stdout)
     found = json.loads(call(saved, "--credit", "surprisal", "--json").stdout)
     assert {f["level"] for f in as_is["findings"] if f["signal"] == "surprisal"} == {"note"}
-    assert {f["level"] for f in found["findings"] if f["signal"] == "surprisal"} > {"note"}
+    assert "warn" in {f["level"] for f in found["findings"] if f["signal"] == "surprisal"}
 
 
 def test_json_is_the_document_of_the_folder(saved: Path) -> None:
@@ -134,7 +134,8 @@ class TestRedaction:
         open_page = unescape(html.read_text("utf-8"))
         rollouts = pd.read_parquet(saved / "rollouts.parquet")
         names = set(rollouts["rollout_id"]) | set(rollouts["group_id"])
-        texts = {t.strip() for t in rollouts["prompt_text"]} - {""}
+        texts = {t.rstrip(">") for t in rollouts["prompt_text"]}  # 28+57>, escaped in a script
+        assert min(map(len, texts)) >= 3
         assert any(t in open_page for t in texts)  # so that the search below could find some
         assert call(saved, "--html", html, "--md", md, "--redact-text").exit_code == 0
         for page in (html.read_text("utf-8"), md.read_text("utf-8")):

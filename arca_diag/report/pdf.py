@@ -65,13 +65,13 @@ def render_pdf(
         )
 
 
-def _timestamp(made: str) -> int | None:
-    """Seconds since 1970 of an ISO date; None if it is none."""
+def _timestamp(made: str) -> int:
+    """Seconds since 1970 of an ISO date; 0 if it is none, or before."""
     try:
         when = datetime.datetime.fromisoformat(made)
     except ValueError:
-        return None
-    return int(when.replace(tzinfo=when.tzinfo or datetime.UTC).timestamp())
+        return 0
+    return max(0, int(when.replace(tzinfo=when.tzinfo or datetime.UTC).timestamp()))
 
 
 class _Setter:
@@ -88,6 +88,7 @@ class _Setter:
         return {
             "families": list(self._fonts.families),
             "mono": [MONO, *self._fonts.families],
+            "dated": _timestamp(document.made) > 0,
             "plain_title": plain(document.title),
             "title": self._set(document.title, most=200),
             "level": document.level,

@@ -136,7 +136,7 @@ def _figures(found: Comparison, sets: Sets) -> Section:
     """Every figure of one view: what changed first."""
     place = (sets.checkpoint_a, sets.checkpoint_b, sets.view)
     here = [f for f in found.figures if (f.checkpoint_a, f.checkpoint_b, f.view) == place]
-    here.sort(key=lambda f: (_ORDER.index(f.status), not f.holds))
+    here.sort(key=lambda f: (_ORDER.index(f.status), f.slight, not f.holds))
     several = len(found.checkpoints) > 1
     return Section(
         id=f"figures-{'-'.join(map(str, place))}",

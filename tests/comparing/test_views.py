@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from arca_diag.cli import app
 from arca_diag.compared import Comparison
 from arca_diag.comparing import compare_results
+from arca_diag.report.charts.changes import draw_changes
 from arca_diag.report.comparison import print_comparison
 from arca_diag.report.comparison_document import comparison_document
 from arca_diag.report.document import Facts, Table
@@ -143,6 +144,16 @@ class TestDocument:
         assert any("undefined: B: every raw score is exactly zero" in r[-1] for r in tables[0].rows)
         changes = next(s for s in document.sections if s.id == "changes")
         assert Facts(rows=(("", "new in B: warn [adapter-inert]"),)) in changes.blocks
+
+    def test_slight_changes_come_after_others_and_pictures_call_them_so(self, tmp_path) -> None:
+        gini = {"surprisal": PLAIN + 0.001, "entropy": PLAIN + 0.1}
+        found = compared(tmp_path, b={"gini": gini})
+        section = next(s for s in comparison_document(found).sections if "figures-" in s.id)
+        names = [row[0] for row in section.blocks[0].rows]
+        assert names.index("entropy inherited") < names.index("surprisal G^")
+        alt = draw_changes(found)[0].alt
+        assert "surprisal .50 to .50, changed by less than .005;" in alt
+        assert "entropy .50 to .60, changed;" in alt
 
     def test_an_equal_pair_is_good_and_an_unlike_one_is_not(self, tmp_path: Path) -> None:
         a = result(tmp_path / "a")

@@ -109,9 +109,16 @@ def _panel(
         told = signed(difference.value)
         if difference.low is not None and difference.high is not None:
             told += f" ({signed(difference.low)} to {signed(difference.high)})"
-        weight = "bold" if change.status == "changed" else "normal"
+        changed = change.status == "changed" and not change.slight
+        weight = "bold" if changed else "normal"
         panel.write(1, row + 0.33, told, dx=6, weight=weight)
-        panel.write(1, row + 0.72, _WORDS[change.status], dx=6, alpha=0.8)
+        panel.write(1, row + 0.72, _called(change), dx=6, alpha=0.8)
+
+
+def _called(change: FigureChange) -> str:
+    """In words; a change that two decimals do not show is said to be one of those."""
+    slight = " by less than .005" if change.status == "changed" and change.slight else ""
+    return f"{_WORDS[change.status]}{slight}"
 
 
 def _known(change: FigureChange | None) -> bool:
@@ -124,7 +131,7 @@ def _alt(
     figures: dict[tuple[str, str | None], FigureChange],
 ) -> str:
     told = [
-        f"{signal} {unit_share(f.a.value)} to {unit_share(f.b.value)}, {_WORDS[f.status]}"
+        f"{signal} {unit_share(f.a.value)} to {unit_share(f.b.value)}, {_called(f)}"
         for signal in signals
         if (f := figures.get(("gini_corrected", signal))) is not None
     ]

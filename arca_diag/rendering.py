@@ -31,6 +31,7 @@ class Pages:
 
     document: Document
     heat: HeatMap | None
+    plotted: bool = True  # whether its pictures lie as files beside the result
 
     def html(self) -> bytes:
         """One page that needs nothing else."""
@@ -41,8 +42,9 @@ class Pages:
         return render_pdf(self.document, self.heat, font=font)
 
     def markdown(self) -> str:
-        """What fits a comment on a pull request: no pictures."""
-        return render_markdown(self.document)
+        """What fits a comment on a pull request: it says where pictures lie."""
+        document = self.document if self.plotted else self.document.without_pictures()
+        return render_markdown(document)
 
 
 def pages(report: Report, frames: Tables) -> Pages:
@@ -50,12 +52,14 @@ def pages(report: Report, frames: Tables) -> Pages:
     return Pages(
         document=report_document(report, draw_pictures(report, frames)),
         heat=heat_map(report, frames),
+        plotted=any(name.startswith("plots/") for name in report.files),
     )
 
 
 def comparison_pages(found: Comparison) -> Pages:
     """The same of two results that were compared."""
-    return Pages(document=comparison_document(found, draw_changes(found)), heat=None)
+    document = comparison_document(found, draw_changes(found))
+    return Pages(document=document, heat=None, plotted=False)
 
 
 def result_files(report: Report, frames: Tables) -> dict[str, bytes]:

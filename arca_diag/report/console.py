@@ -63,7 +63,7 @@ def render_console(
 
 def _files(report: Report) -> list[str]:
     """What lies in the folder: pages to look at first, then the data."""
-    pages = [name for name in ("report.html", "report.pdf") if name in report.files]
+    pages: list[str] = [n for n in ("report.html", "report.pdf") if n in report.files]
     pages += ["plots/ (SVG)"] if any(name.startswith("plots/") for name in report.files) else []
     kept = ("tokens", "trajectories", "rollouts", "noise", "layers")
     tables = [name for name in kept if f"{name}.parquet" in report.files]

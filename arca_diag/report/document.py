@@ -5,7 +5,7 @@ of it is plain text; each rendering escapes it for its own form.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from arca_diag.report.picture import Picture
@@ -123,3 +123,11 @@ class Document:
     def pictures(self) -> Sequence[Picture]:
         """All pictures, in order."""
         return [b for s in self.sections for b in s.blocks if isinstance(b, Picture)]
+
+    def without_pictures(self) -> "Document":
+        """The same without pictures, and without headings that only they stood under."""
+        parts = [
+            (s, tuple(b for b in s.blocks if not isinstance(b, Picture))) for s in self.sections
+        ]
+        kept = tuple(replace(s, blocks=blocks) for s, blocks in parts if blocks)
+        return replace(self, sections=kept)

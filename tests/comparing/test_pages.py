@@ -76,6 +76,9 @@ class TestForms:
         assert done.stdout == ""
         assert "70 figures changed" in html.read_text("utf-8")
         assert "70 figures changed" in md.read_text("utf-8")
+        assert "plots/" not in md.read_text("utf-8")  # no such file is written
+        assert "Before and after" not in md.read_text("utf-8")
+        assert "Before and after" in html.read_text("utf-8")
         assert pdf.read_bytes().startswith(b"%PDF-")
         first = (html.read_bytes(), pdf.read_bytes())
         assert call(a, b, "--html", html, "--pdf", pdf).exit_code == 0

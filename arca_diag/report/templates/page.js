@@ -51,7 +51,8 @@
       table: false,
       checkpoint: data.checkpoints.length - 1,
       case: 0,
-      at: 0,
+      at: 0, // the token that has or had the focus
+      over: null, // and the one under the pointer
     };
     let tokens = [];
     byId("heat").hidden = false;
@@ -139,6 +140,7 @@
         if (token[2] & 2) box.append(make("br"));
         return element;
       });
+      state.over = null;
       const shades = tokens.map((_, n) => (counts(one.tokens[n]) && shade(n)) || 0);
       state.at = shades.indexOf(Math.max(...shades));
       paint();
@@ -195,7 +197,7 @@
         element.classList.toggle("on", k === n);
       });
       state.at = n;
-      show(n);
+      show(state.over ?? n);
     }
 
     function show(n) {
@@ -315,16 +317,23 @@
     };
     box.addEventListener("pointerover", (event) => {
       const n = numberOf(event);
-      if (n !== null) show(n);
+      if (n === null) return;
+      state.over = n;
+      show(n);
     });
-    box.addEventListener("pointerleave", () => show(state.at));
+    box.addEventListener("pointerleave", () => {
+      state.over = null;
+      show(state.at);
+    });
     box.addEventListener("click", (event) => {
       const n = numberOf(event);
       if (n !== null) tokens[n].focus();
     });
     box.addEventListener("focusin", (event) => {
       const n = numberOf(event);
-      if (n !== null) choose(n);
+      if (n === null) return;
+      state.over = null;
+      choose(n);
     });
     const beside = (n, way) => {
       const from = tokens[n].getBoundingClientRect();

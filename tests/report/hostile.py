@@ -1,0 +1,42 @@
+"""What a model or a run's folder may hold to get out of a page, and into who looks at it."""
+
+#: Each is one token of a completion, and the prompt, and a name.
+HOSTILE = (
+    "</script><script>window.hacked=1</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg onload=alert(1)>",
+    "<!--",
+    "-->",
+    "<script>",
+    "]]>",
+    "[/INST]",
+    "[bold]x[/bold]",
+    "{{7*7}}",
+    "{% raw %}",
+    "${7*7}",
+    "#import",
+    '"onmouseover="alert(1)',
+    "'; alert(1); '",
+    "javascript:alert(1)",
+    "&lt;b&gt;&amp;",
+    "\\u003cscript\\u003e",
+    "\u202egnp.exe",
+    "\u2066\u2067\u2069",
+    "a\u200b\u200d\ufeffb",
+    "\x1b[31mred\x1b]0;t\x07",
+    "::error::x",
+    "##[group]x",
+    "@everyone",
+    "![x](http://x.invalid/x.png)",
+    "http://x.invalid/",
+    "x" * 100_000,
+    "nul\x00nul",
+    "\ud800\udfff",
+    "\u2028\u2029\x85",
+    "Z" + "\u0363" * 60,
+    "عربي",
+    "\n\r\t ",
+    "",
+)
+#: What no page may do with it.
+FLAG = "hacked"

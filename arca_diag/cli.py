@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from arca_diag import __version__
+from arca_diag.commands.comparing import compare
 from arca_diag.commands.configuring import config_app
 from arca_diag.commands.gate import (
     Command,
@@ -22,9 +23,10 @@ from arca_diag.commands.gate import (
 )
 from arca_diag.commands.holding import policy_of
 from arca_diag.commands.merging import merge, print_diagnosis
-from arca_diag.commands.options import Json, Out, Verbose
+from arca_diag.commands.options import Json, NoRender, Out, Verbose
+from arca_diag.commands.report import report
 from arca_diag.commands.scanning import check_whole, config_of
-from arca_diag.config import Device, Dtype
+from arca_diag.config import Device, DeviceMap, Dtype, Quantize
 from arca_diag.errors import ArcaError
 from arca_diag.results import ExitCode
 from arca_diag.terminal import (
@@ -92,6 +94,14 @@ _Checkpoints = Annotated[
 _Device = Annotated[Device | None, typer.Option(help="(default: auto: the best there is)")]
 _Dtype = Annotated[
     Dtype | None, typer.Option(help="(default: auto: float32 on a CPU, else bfloat16)")
+]
+_DeviceMap = Annotated[
+    DeviceMap | None,
+    typer.Option(help="Lay a base that is larger than one device out over all. (default: no)"),
+]
+_Quantize = Annotated[
+    Quantize | None,
+    typer.Option(help="Quantise a 16-bit base when loading it, as QLoRA does. (default: no)"),
 ]
 _Temperature = Annotated[
     float | None,
@@ -202,7 +212,9 @@ def scan(
     checkpoints: _Checkpoints = None,
     out: Out = None,
     device: _Device = None,
+    device_map: _DeviceMap = None,
     dtype: _Dtype = None,
+    quantize: _Quantize = None,
     temperature: _Temperature = None,
     epsilon: _Epsilon = None,
     sharpening: _Sharpening = None,
@@ -219,6 +231,7 @@ def scan(
     shard: _Shard = None,
     json: Json = False,
     force: _Force = False,
+    no_render: NoRender = False,
     redact_text: _Redact = False,
     skip_bad_lines: _SkipBad = False,
     allow_download: _Download = False,
@@ -313,6 +326,8 @@ def explain(
 
 
 app.command()(merge)
+app.command()(report)
+app.command()(compare)
 app.command(cls=Command)(gate)
 app.add_typer(config_app(scan), name="config")
 

@@ -34,6 +34,8 @@ from arca_diag.thresholds import ASCENDING, DEFAULT, Cuts
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+DeviceMap = Literal["auto"]
+Quantize = Literal["8bit", "4bit"]
 #: What a run can have weighted its tokens by; and `top_entropy:Q`, TRL's `top_entropy_quantile`.
 CREDITS = (
     "uniform",
@@ -62,7 +64,9 @@ REPLAY = (
     "rollouts",
     "columns",
     "device",
+    "device_map",
     "dtype",
+    "quantize",
     "temperature",
     "groups",
     "fixed_groups",
@@ -90,7 +94,9 @@ class ScanConfig(BaseModel):
     checkpoints: str = "all"
     out: Path | None = None
     device: Device = "auto"
+    device_map: DeviceMap | None = None
     dtype: Dtype = "auto"
+    quantize: Quantize | None = None
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
     epsilon: Annotated[float, Field(ge=0)] = 1e-8
     sharpening: Annotated[float, Field(gt=0)] = 1.0
@@ -106,6 +112,7 @@ class ScanConfig(BaseModel):
     shard: str | None = None
     cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
     force: bool = False
+    no_render: bool = False
     redact_text: bool = False
     skip_bad_lines: bool = False
     allow_download: bool = False
@@ -303,6 +310,12 @@ def _check_together(config: ScanConfig) -> None:
         raise ConfigError(
             "generate and max-new-tokens sample completions, and no prompts are given",
             hint="add --prompts FILE",
+        )
+    if config.device_map is not None and config.device != "auto":
+        raise ConfigError(
+            f"device-map {config.device_map} lays the base out over all devices, and device "
+            f"{config.device} names one kind",
+            hint="leave one of them away",
         )
     if config.prompts is not None and config.rollouts is not None:
         raise ConfigError(

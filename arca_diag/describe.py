@@ -38,6 +38,7 @@ class Effort:
     Attributes:
         started_at: When, as ISO 8601.
         seconds: How long.
+        devices: The kinds of device that the model computed on.
         batch_tokens: Padded tokens a batch, as they were in the end.
         prefix_sharing: Whether completions shared prompts.
         reused_passes: Passes that an earlier scan had run.
@@ -45,6 +46,7 @@ class Effort:
 
     started_at: str
     seconds: float
+    devices: str
     batch_tokens: int
     prefix_sharing: bool
     reused_passes: int
@@ -212,8 +214,9 @@ def describe_provenance(
         reused_passes=effort.reused_passes,
         batch_tokens=effort.batch_tokens,
         prefix_sharing=effort.prefix_sharing,
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
-        device=str(resolved["device"]),
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES}
+        | {k: v for q in inputs.quantisations for k, v in q.versions().items()},
+        device=effort.devices,
         dtype=str(resolved["dtype"]),
         seed=config.seed,
         options=resolved | judging(config, inputs.run),
@@ -221,6 +224,7 @@ def describe_provenance(
             "name": inputs.base_label,
             "sha256": inputs.base_sha256,
             "revision": inputs.base.revision,
+            "quantisation": str(inputs.base.quantisation) if inputs.base.quantisation else None,
         },
         inputs=inputs.hashes,
     )

@@ -81,6 +81,17 @@ def base_findings(base: Base | None) -> list[Finding]:
     """A base in other precision than the one that was trained on."""
     if base is None or not base.stands_for:
         return []
+    if base.quantize == "4bit":
+        return [
+            _finding(
+                "base-precision-mismatch",
+                "note",
+                f"the adapter was trained on {base.stands_for}, and its 16-bit original "
+                f"{base.name} was quantised to 4 bits here: near to it, and not its very weights",
+                {"trained_on": base.stands_for, "replayed_on": base.name},
+                "give the quantised base with --base to replay what was trained",
+            )
+        ]
     return [
         _finding(
             "base-precision-mismatch",
@@ -88,7 +99,8 @@ def base_findings(base: Base | None) -> list[Finding]:
             f"the adapter was trained on {base.stands_for}, quantised to 4 bits, and its 16-bit "
             f"original {base.name} stands in for it: another model, if a near one",
             {"trained_on": base.stands_for, "replayed_on": base.name},
-            "give the quantised base with --base to replay what was trained",
+            "give the quantised base with --base to replay what was trained, or --quantize 4bit "
+            "to come near to it",
         )
     ]
 

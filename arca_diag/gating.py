@@ -9,7 +9,6 @@ from arca_diag.gate.baseline import (
     UNLIKE_ACTION,
     Baseline,
     baseline_of,
-    other_cuts,
     read_baseline,
     seen,
 )
@@ -25,6 +24,7 @@ from arca_diag.gate.policy import NEW_FINDINGS, Policy, Rule
 from arca_diag.gate.reading import read_result
 from arca_diag.gate.scope import Scope, scope_of
 from arca_diag.gate.suppressions import Suppressions
+from arca_diag.likeness import other_cuts
 from arca_diag.results import Report
 
 __all__ = [

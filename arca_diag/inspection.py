@@ -4,6 +4,7 @@ Reads structure, headers, the trainer's log and the completions' records, and ad
 through memory maps. No torch is imported.
 """
 
+import dataclasses
 import math
 
 from arca_diag import __version__, findings
@@ -145,7 +146,8 @@ def _base(config: ScanConfig, adapters: tuple[Adapter, ...], run: Run) -> Base |
     named = adapters[-1].base_name if adapters else ""
     revision = adapters[-1].config.get("revision") if adapters else None
     try:
-        return find_base(config.base, named, run.root, allow_download=False, revision=revision)
+        found = find_base(config.base, named, run.root, allow_download=False, revision=revision)
+        return dataclasses.replace(found, quantize=config.quantize)
     except ArcaError as error:
         if config.base is not None:
             raise

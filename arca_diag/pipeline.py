@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from arca_diag import __version__, describe, fidelity, findings, judging, store, tables
+from arca_diag import __version__, describe, fidelity, findings, judging, rendering, store, tables
 from arca_diag.config import ScanConfig, cache_folder
 from arca_diag.errors import ResultError
 from arca_diag.inputs.arguments import longest_of
 from arca_diag.inputs.gather import check_room, gather, load_rollouts
 from arca_diag.inputs.gathered import Inputs
+from arca_diag.inputs.models import SPREAD
 from arca_diag.inputs.rollouts.census import sampled_here
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.rollouts.tokenise import prompt_ids
@@ -35,7 +36,6 @@ from arca_diag.replay.gradients import check_memory
 from arca_diag.replay.subsample import subsample
 from arca_diag.replay.units import Shelf, Units, open_shelf
 from arca_diag.replaying import replay_run, with_noise
-from arca_diag.report.charts import draw_pictures, plot_files
 from arca_diag.results import SCHEMA_VERSION, Report
 
 
@@ -67,9 +67,12 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     folder = config.out or run.root / name
     found = store.look(folder)
     earlier = None if config.force else found
+    if earlier:
+        store.check_version(folder, earlier)
     before = earlier.report if earlier else None
     inputs = gather(config, run, also=_names(before))
     dtype, where = device.resolve(config.dtype, config.device)
+    place = SPREAD if config.device_map else where
     options = describe.options(config, inputs, dtype, where)
     identity = store.Identity(options=options, inputs=inputs.hashes)
     if earlier and before:
@@ -82,7 +85,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         selection = _choose(config, inputs, before)
         rollouts_read = load_rollouts(inputs, {g.id for g in selection.groups()})
     progress.stage("loading the base model")
-    model, inputs = load_adapted(inputs, dtype, where)
+    model, inputs = load_adapted(inputs, dtype, place)
     if inputs.prompts:
         inputs, rollouts_read = _sample(config, model, inputs, progress)
         selection = _choose(config, inputs, before)
@@ -98,8 +101,9 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         conditions={
             "base": inputs.base_sha256,
             "dtype": dtype,
-            "device": where,
+            "device": model.devices,
             "attention": model.attention,
+            "quantised": [(str(q), q.versions()) for q in inputs.quantisations],
         },
         share=config.share,
     )
@@ -117,8 +121,9 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         units=units,
         progress=progress,
     )
+    devices = model.devices
     del model  # for the noise the base comes again, in a higher precision
-    raw = with_noise(found_in_model, inputs, where, progress, units)
+    raw = with_noise(found_in_model, inputs, place, progress, units)
     raw = dataclasses.replace(raw, log=tables.log_table(logged_points(inputs.run)))
     if config.shard:
         store.write_share(folder, config.shard, run.root, config.asked())
@@ -146,6 +151,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
             options,
             describe.Effort(
                 started_at=started_at,
+                devices=devices,
                 seconds=time.monotonic() - begun,
                 batch_tokens=found_in_model.passes.batch_tokens,
                 prefix_sharing=found_in_model.passes.shared,
@@ -287,17 +293,20 @@ def _write(
     identity: store.Identity,
     did: Literal["measured", "judged again"],
 ) -> Diagnosis:
-    """Render everything to memory, then write it."""
-    files = frames.to_parquet() | plot_files(draw_pictures(report, frames))
+    """Render pages to memory, then write everything, tables a part at a time."""
     measured = any(m.value is not None for m in report.measurements if m.name == "gini")
-    report = report.model_copy(
-        update={
-            "status": "complete" if measured else "nothing-measured",
-            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-            | {store.REPORT: None},
-        }
-    )
-    store.write(folder, identity, files | {store.REPORT: report.to_json().encode()})
+    status = "complete" if measured else "nothing-measured"
+    report = report.model_copy(update={"status": status})
+    files = {} if config.no_render else rendering.result_files(report, frames)
+    staged = store.stage(folder, frames.writers())
+    made = (rendering.HTML, rendering.PDF)  # they say when, and so differ from scan to scan
+    listed: dict[str, str | None] = {
+        name: None if name in made else hashlib.sha256(data).hexdigest()
+        for name, data in files.items()
+    }
+    report = report.model_copy(update={"files": {**staged, **listed, store.REPORT: None}})
+    files |= {store.REPORT: report.to_json().encode()}
+    store.write(folder, identity, files, staged=list(staged))
     store.clear_units(folder)
     return Diagnosis(report=report, folder=folder, did=did)
 

@@ -9,6 +9,7 @@ import pandas as pd
 from arca_diag import tables
 from arca_diag.inputs.gather import token_pieces
 from arca_diag.inputs.gathered import Inputs
+from arca_diag.inputs.quantised import Quantisation
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.selection import Selection
 from arca_diag.inputs.updates import Updates
@@ -26,7 +27,7 @@ from arca_diag.replay.noise import (
     replay_recomposed,
 )
 from arca_diag.replay.passes import Passes, replay_all
-from arca_diag.replay.scores import OTHER_BATCH, Replayed
+from arca_diag.replay.scores import FLOAT32, FLOAT64, OTHER_BATCH, Replayed
 from arca_diag.replay.subsample import subsample
 from arca_diag.replay.units import Units
 from arca_diag.results import Skipped
@@ -105,6 +106,10 @@ def replay_run(
     gradients = tables.gradient_table(found)
     layers, skipped = _look_into_layers(model, selection, updates, steps, progress, units)
     progress.stage("measuring noise")
+    quantised = inputs.quantisations
+    higher = higher_precision(dtype, model, quantised)
+    if quantised and higher is None:
+        skipped.append(_no_replica(dtype, quantised))
     return RunReplay(
         frames=tables.Tables(
             tokens=tables.token_table(passes.scored, steps, *token_pieces(inputs)),
@@ -118,7 +123,7 @@ def replay_run(
             model, passes.batches, again, temperature=temperature, progress=progress, units=units
         ),
         again=again,
-        higher=higher_precision(dtype, model),
+        higher=higher,
         skipped=skipped,
     )
 
@@ -144,6 +149,17 @@ def with_noise(
         )
     noise = tables.noise_table(replicas, steps, found.passes.scored)
     return dataclasses.replace(found.frames, noise=noise)
+
+
+def _no_replica(dtype: str, quantised: list[Quantisation]) -> Skipped:
+    """Why no higher precision stands beside the noise of a quantised base."""
+    wanted = FLOAT64 if dtype == FLOAT32 else FLOAT32
+    how = " and ".join(dict.fromkeys(map(str, quantised)))
+    reason = (
+        f"no replica in {wanted}: the base is quantised ({how}), and its weights are not computed "
+        "with in a higher precision; rounding is measured against another batch composition alone"
+    )
+    return Skipped(id="noise-replica", checkpoint=None, view=None, signal=None, reason=reason)
 
 
 def _look_into_layers(

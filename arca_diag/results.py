@@ -40,10 +40,15 @@ class Provenance(_Part):
     started_at: str
     seconds: float
     reused_passes: Count = Field(description="Passes of an earlier scan that were not done again.")
-    batch_tokens: Count = Field(
-        description="Padded tokens a batch; half of what was asked where memory gave out."
+    batch_tokens: Count | None = Field(
+        default=None,
+        description="Padded tokens a batch; half of what was asked where memory gave out. Null in "
+        "a report that was written before this was recorded.",
     )
-    prefix_sharing: bool = Field(description="Whether completions of a prompt shared its pass.")
+    prefix_sharing: bool | None = Field(
+        default=None,
+        description="Whether completions of a prompt shared its pass. Null as above.",
+    )
     versions: dict[str, str]
     device: str
     dtype: str
@@ -421,7 +426,8 @@ class Report(_Part):
     skipped: list[Skipped] = []
     thresholds: list[Threshold]
     files: dict[str, str | None] = Field(
-        description="Files of the result folder and their SHA-256 (null for report.json itself)."
+        description="Files of the result folder and their SHA-256; null for report.json itself, "
+        "and for the pages made from it, which say when it was made."
     )
 
     def to_json(self) -> str:

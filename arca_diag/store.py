@@ -12,16 +12,18 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from arca_diag.errors import ResultError
-from arca_diag.results import Report
+from arca_diag.results import SCHEMA_VERSION, Report
 from arca_diag.tables import Tables
 
 MARKER = ".arca-diag.json"
@@ -49,10 +51,17 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """A result that lies in the folder already; `report` is None if it was never finished."""
+    """A result that lies in the folder already.
+
+    Attributes:
+        identity: What it is of.
+        report: None if it was never finished, or cannot be read.
+        version: Of its schema, where that is another than ours; else None.
+    """
 
     identity: Identity
     report: Report | None
+    version: int | None = None
 
 
 def look(folder: Path) -> Earlier | None:
@@ -76,12 +85,37 @@ def look(folder: Path) -> Earlier | None:
             )
         return None
     written = _read_marker(marker)
-    try:
-        report = Report.from_json((folder / REPORT).read_bytes())
-    except (OSError, ValidationError):
-        report = None
     identity = Identity(options=written["options"], inputs=written["inputs"])
-    return Earlier(identity=identity, report=report)
+    try:
+        content = (folder / REPORT).read_bytes()
+    except OSError:
+        return Earlier(identity=identity, report=None)
+    try:
+        return Earlier(identity=identity, report=Report.from_json(content))
+    except ValidationError:
+        return Earlier(identity=identity, report=None, version=_other_version(content))
+
+
+def _other_version(content: bytes) -> int | None:
+    try:
+        version = json.loads(content)["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return version if isinstance(version, int) and version != SCHEMA_VERSION else None
+
+
+def check_version(folder: Path, earlier: Earlier) -> None:
+    """Check that a finished result is not one that only another version can read.
+
+    Raises:
+        ResultError: It is: a scan would replace it without looking.
+    """
+    if earlier.version is not None:
+        raise ResultError(
+            f"{folder} holds a result of schema version {earlier.version}, and this is version "
+            f"{SCHEMA_VERSION}",
+            hint="choose another folder with --out, or replace that result with --force",
+        )
 
 
 def check_same(folder: Path, earlier: Identity, now: Identity) -> None:
@@ -131,18 +165,51 @@ def prepare(folder: Path, identity: Identity, *, keep: bool) -> None:
         raise _unwritable(folder, error) from None
 
 
-def write(folder: Path, identity: Identity, files: Mapping[str, bytes]) -> None:
+def stage(folder: Path, writers: Mapping[str, Callable[[BinaryIO], None]]) -> dict[str, str]:
+    """Write large files beside their places, for `write` to rename: they are never held whole.
+
+    Args:
+        folder: The result folder.
+        writers: Path of each in the folder, and what writes it.
+
+    Returns:
+        The SHA-256 of each.
+
+    Raises:
+        ResultError: The folder cannot be written.
+    """
+    digests = {}
+    try:
+        for name, writer in writers.items():
+            with _open_beside(_inside(folder, name)) as handle:
+                writer(handle)
+            with _beside(folder / name).open("rb") as written:
+                digests[name] = hashlib.file_digest(written, "sha256").hexdigest()
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return digests
+
+
+def write(
+    folder: Path, identity: Identity, files: Mapping[str, bytes], staged: Collection[str] = ()
+) -> None:
     """Write all files beside their places, then rename them, report.json last.
 
     An earlier report is taken away before the first rename: cut short at any moment, the folder
     holds the old result, the new one, or none, and never a mixture.
 
+    Args:
+        folder: The result folder.
+        identity: What the result is of.
+        files: Content of each file, by its path in the folder.
+        staged: Files that `stage` has written there already.
+
     Raises:
         ResultError: The folder cannot be written.
     """
-    names = [name for name in files if name != REPORT] + [REPORT]
+    names = [*staged, *(name for name in files if name != REPORT), REPORT]
     try:
-        for name in names:
+        for name in names[len(staged) :]:
             _write_beside(_inside(folder, name), files[name])
         (folder / REPORT).unlink(missing_ok=True)
         # Listed before they are there: what a crash leaves behind is ours to delete.
@@ -269,16 +336,27 @@ def read_table(folder: Path, report: Report, name: str) -> pd.DataFrame:
     Raises:
         ResultError: It is absent or is not the one that the report was made with.
     """
+    return pd.read_parquet(io.BytesIO(_read_listed(folder, report, name)))
+
+
+def read_columns(folder: Path, report: Report, name: str, schema: pa.Schema) -> pd.DataFrame:
+    """Some columns of a table of a finished result, where they are what this version writes.
+
+    Raises:
+        ResultError: It is absent, not the one that the report was made with, no table, or of a
+            version that wrote other columns.
+    """
+    data = _read_listed(folder, report, name)
     try:
-        data = (folder / name).read_bytes()
-    except OSError:
-        data = b""
-    if hashlib.sha256(data).hexdigest() != report.files.get(name):
-        raise ResultError(
-            f"{folder / name} is missing or was changed since it was written",
-            hint="scan again with --force",
-        )
-    return pd.read_parquet(io.BytesIO(data))
+        there = pq.read_schema(io.BytesIO(data))
+        wrong = [f.name for f in schema if there.get_field_index(f.name) < 0]
+        wrong += [f.name for f in schema if f.name not in wrong and there.field(f.name) != f]
+        if not wrong:
+            return pq.read_table(io.BytesIO(data), columns=schema.names).to_pandas()
+        why = f"{', '.join(wrong)} is not as this version of arca-diag writes it"
+    except (pa.ArrowException, OSError, ValueError) as error:
+        why = f"no table: {str(error)[:200]}"
+    raise ResultError(f"{folder / name}: {why}", hint="scan again with --force")
 
 
 def read_tables(folder: Path, report: Report) -> Tables:
@@ -289,6 +367,20 @@ def read_tables(folder: Path, report: Report) -> Tables:
         if name in ("tokens", "trajectories", "rollouts") or f"{name}.parquet" in report.files
     }
     return Tables(**found)
+
+
+def _read_listed(folder: Path, report: Report, name: str) -> bytes:
+    """A file of the result, where it is the one that the report was made with."""
+    try:
+        data = (folder / name).read_bytes()
+    except OSError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != report.files.get(name):
+        raise ResultError(
+            f"{folder / name} is missing or was changed since it was written",
+            hint="scan again with --force",
+        )
+    return data
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -342,10 +434,14 @@ def _beside(path: Path) -> Path:
 
 
 def _write_beside(path: Path, data: bytes) -> None:
+    with _open_beside(path) as handle:
+        handle.write(data)
+
+
+def _open_beside(path: Path) -> BinaryIO:
     path.parent.mkdir(exist_ok=True)
     _beside(path).unlink(missing_ok=True)
-    with _beside(path).open("xb") as handle:  # never through a link that somebody planted
-        handle.write(data)
+    return _beside(path).open("xb")  # never through a link that somebody planted
 
 
 def _unwritable(folder: Path, error: OSError) -> ResultError:

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 
 from arca_diag import store
 from arca_diag.config import ScanConfig
+from arca_diag.errors import ConfigError
 from arca_diag.inputs.runs import find_run
 from arca_diag.pipeline import Diagnosis, diagnose
 from arca_diag.progress import Progress, Silent
@@ -53,13 +54,24 @@ def diagnose_together(config: ScanConfig, members: Team, progress: Progress) -> 
 
     Returns:
         The result in the first process; None in the others.
+
+    Raises:
+        ConfigError: Every process would want every device.
     """
+    if config.device_map:
+        raise ConfigError(
+            f"device-map {config.device_map} lays one model out over all devices, and here are "
+            f"{members.size} processes with a model each",
+            hint="start one process, or leave --device-map away",
+        )
     if torch.cuda.is_available():
         torch.cuda.set_device(members.local)
     folder = config.out or find_run(config.run).root / "arca-diag"
     dist.init_process_group("gloo")
     try:
         found = None if config.force else store.look(folder)
+        if found:
+            store.check_version(folder, found)
         done = torch.tensor(found is not None and found.report is not None)
         dist.broadcast(done, src=0)
         alone = bool(done)

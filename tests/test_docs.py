@@ -110,6 +110,12 @@ def test_every_option_of_inspect_is_one_of_scans_or_named() -> None:
         assert f"--{option}" in README, option
 
 
+def test_every_option_of_compare_has_its_row() -> None:
+    shown = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).stdout
+    options = set(re.findall(r"--([a-z-]+)", shown)) - {"help", "verbose"}
+    assert options == set(rows("Compare two results")) - {"--"}
+
+
 def test_every_reader_has_its_row() -> None:
     formats = section("Your own run")
     for reader in READERS:

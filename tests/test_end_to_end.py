@@ -29,7 +29,7 @@ from arca_diag.errors import ArcaError, ResultError
 from arca_diag.pipeline import Diagnosis, diagnose
 from arca_diag.progress import Silent
 from arca_diag.results import ExitCode, Measurement, Report, published_schema
-from tests.conftest import ROOT, TINY, TINY_CHECKPOINTS
+from tests.conftest import ROOT, TINY, TINY_CHECKPOINTS, UNRENDERED
 from tests.test_tables import (
     DESIGN_ROLLOUTS,
     DESIGN_TOKENS,
@@ -94,7 +94,7 @@ def command(
     done = subprocess.run(
         [sys.executable, "-m", "arca_diag", *map(str, words)],
         cwd=ROOT,
-        env=kept | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
+        env=kept | {"OMP_NUM_THREADS": "1"} | UNRENDERED | dict(environment or {}),
         capture_output=True,
         timeout=timeout,
         check=False,
@@ -119,7 +119,7 @@ class Stages(Silent):
 
 
 def scan(run: Path, progress: Stages | None = None, **flags: Any) -> Diagnosis:
-    return diagnose(resolve({"run": run, **SMALL, **flags}, environ={}), progress)
+    return diagnose(resolve({"run": run, **SMALL, **flags}, environ=UNRENDERED), progress)
 
 
 def report_of(folder: Path) -> dict[str, Any]:
@@ -402,6 +402,33 @@ def test_the_same_scan_again_says_so_and_prints_the_saved_document(
     assert done.code == ExitCode.DONE, done.stderr
     assert done.stdout == before["report.json"]
     assert "nothing new" in done.stderr
+    assert files_in(copied) == before
+
+
+def test_a_result_of_before_batches_were_recorded_is_judged_again_and_gated(
+    copied: Path, tiny_run: Path
+) -> None:
+    path = copied / "report.json"
+    document = json.loads(path.read_bytes())
+    for key in ("batch_tokens", "prefix_sharing"):
+        del document["provenance"][key]
+    for key in ("device_map", "quantize"):
+        del document["provenance"]["options"][key]
+    path.write_text(json.dumps(document))
+    assert command("gate", path, "--checkpoint", "last").code != ExitCode.BAD_INPUT
+    assert scan(tiny_run, out=copied).did == "nothing new"
+    found = scan(tiny_run, out=copied, epsilon=1e-3)
+    assert found.did == "judged again"
+    assert found.report is not None
+    assert found.report.provenance.prefix_sharing is None
+
+
+def test_a_result_of_another_schema_is_left_alone_until_force(copied: Path, tiny_run: Path) -> None:
+    path = copied / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"schema_version": 2}))
+    before = files_in(copied)
+    with pytest.raises(ResultError, match="schema version 2"):
+        scan(tiny_run, out=copied)
     assert files_in(copied) == before
 
 

@@ -18,7 +18,17 @@ from arca_diag.results import (
     RolloutsInfo,
     RunInfo,
 )
-from arca_diag.store import MARKER, REPORT, Identity, check_same, look, prepare, read_table, write
+from arca_diag.store import (
+    MARKER,
+    REPORT,
+    Identity,
+    check_same,
+    check_version,
+    look,
+    prepare,
+    read_table,
+    write,
+)
 
 IDENTITY = Identity(
     options={"temperature": 1.0, "groups": 16, "window": None},
@@ -153,6 +163,44 @@ def test_a_report_that_cannot_be_read_is_no_report(tmp_path: Path, content: byte
     found = look(tmp_path / "out")
     assert found is not None
     assert found.report is None
+
+
+def test_a_report_of_before_batches_were_recorded_is_read(tmp_path: Path) -> None:
+    whole = finished(tmp_path / "out")
+    document = json.loads(whole[REPORT])
+    for key in ("batch_tokens", "prefix_sharing"):
+        del document["provenance"][key]
+    (tmp_path / "out" / REPORT).write_text(json.dumps(document))
+    found = look(tmp_path / "out")
+    assert found is not None
+    assert found.report is not None
+    assert found.report.provenance.batch_tokens is None
+    assert found.report.provenance.prefix_sharing is None
+
+
+@pytest.mark.parametrize(
+    ("content", "version"),
+    [
+        (b"{", None),
+        (b"{}", None),
+        (b'{"schema_version": 1}', None),
+        (b'{"schema_version": 99}', 99),
+    ],
+)
+def test_a_result_that_another_version_finished_is_not_taken_for_an_unfinished_one(
+    tmp_path: Path, content: bytes, version: int | None
+) -> None:
+    finished(tmp_path / "out")
+    (tmp_path / "out" / REPORT).write_bytes(content)
+    found = look(tmp_path / "out")
+    assert found is not None
+    assert found.version == version
+    if version is None:
+        check_version(tmp_path / "out", found)
+        return
+    with pytest.raises(ResultError, match="schema version 99, and this is version 1") as caught:
+        check_version(tmp_path / "out", found)
+    assert "--force" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["notes.txt", REPORT, "tokens.parquet"])
@@ -314,6 +362,30 @@ def test_a_listed_file_behind_a_linked_folder_is_not_deleted(tmp_path: Path) -> 
     (out / MARKER).write_text(json.dumps(GOOD_MARKER | {"files": ["plots/victim.txt"]}))
     with pytest.raises(ResultError, match="outside the folder"):
         prepare(out, IDENTITY, keep=False)
+    assert victim.read_bytes() == b"mine"
+
+
+def test_what_was_staged_takes_its_place_with_the_rest(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = finished(out)
+    digests = store.stage(
+        out, {"tokens.parquet": lambda sink: [sink.write(b"n"), sink.write(b"ew")]}
+    )
+    assert digests == {"tokens.parquet": hashlib.sha256(b"new").hexdigest()}
+    assert (out / "tokens.parquet").read_bytes() == before["tokens.parquet"]
+    write(out, IDENTITY, {"plots/lorenz.svg": b"new", REPORT: before[REPORT]}, staged=list(digests))
+    assert (out / "tokens.parquet").read_bytes() == b"new"
+    listed = json.loads((out / MARKER).read_bytes())["files"]
+    assert listed == ["tokens.parquet", "plots/lorenz.svg", REPORT]
+    assert not list(out.rglob("*.part"))
+
+
+def test_a_link_planted_where_a_table_is_staged_is_never_written_through(tmp_path: Path) -> None:
+    victim, out = tmp_path / "victim.txt", tmp_path / "out"
+    victim.write_bytes(b"mine")
+    finished(out)
+    (out / ".tokens.parquet.part").symlink_to(victim)
+    store.stage(out, {"tokens.parquet": lambda sink: sink.write(b"new")})
     assert victim.read_bytes() == b"mine"
 
 

@@ -81,17 +81,20 @@ MODELS = (
     ),
     Explanation(
         id="base-precision-mismatch",
-        levels=("warn",),
+        levels=("warn", "note"),
         says="the 16-bit original stands in for a base that was quantised to 4 bits",
         meaning="The adapter learnt to work on top of the quantised weights, which are another "
         "model, if a near one. Surprisal, entropy and the residual are off by what quantisation "
         "changes.",
         measured="The base's name ends as 4-bit models of Unsloth do, it is not at hand, and the "
-        "16-bit model of the same name is. Exact; how far off is not measured here.",
+        "16-bit model of the same name is. Exact; how far off is not measured here. A note where "
+        "the original was quantised on loading (--quantize 4bit): Unsloth quantises scales too, "
+        "and leaves some layers of its dynamic models in 16 bits.",
         confounds="A name that only looks quantised. The replay check tells how far off it is, "
         "where the run logged enough.",
         actions=(
             "Give the quantised base with --base, where this machine can load it.",
+            "Or quantise the original when it is loaded: --quantize 4bit.",
             "Or read replay-mismatch, and take small differences between checkpoints with care.",
         ),
         source="Unsloth maps names of 4-bit and 16-bit models on each other",

@@ -4,11 +4,10 @@ Figures carry their intervals, so that a comparison knows both sides' uncertaint
 was of is kept beside them, so that unlike things are refused and not compared in silence.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,8 +15,9 @@ from arca_diag.errors import ResultError
 from arca_diag.gate.outcome import RuleOutcome, Status
 from arca_diag.gate.policy import Change, relative_part
 from arca_diag.gate.scope import Label, Scope, finite
-from arca_diag.results import Measurement, Report, View
-from arca_diag.thresholds import DEFAULT
+from arca_diag.intervals import Interval
+from arca_diag.likeness import made_of, measured_by
+from arca_diag.results import Measurement, View
 
 #: Figures that every baseline keeps; and those that the policy has rules on.
 _ALWAYS = (
@@ -197,71 +197,30 @@ def read_baseline(path: Path) -> Baseline:
         ) from None
 
 
-def limit(before: BaselineFigure, change: Change, sign: int) -> tuple[float, float, float] | str:
+def limit(before: BaselineFigure, change: Change, sign: int) -> Interval | str:
     """What the baseline allows, with its interval: its figure, moved by an allowed change."""
     low = before.value if before.low is None else before.low
     high = before.value if before.high is None else before.high
     share = relative_part(change)
     if share is None:
         shift = sign * float(change)
-        return before.value + shift, low + shift, high + shift
+        return Interval(before.value + shift, low + shift, high + shift)
     if before.value == 0:
         return "the baseline's figure is 0: give an absolute bound, not a percentage"
     factor = 1 + sign * share * (1 if before.value > 0 else -1)
     ends = sorted((low * factor, high * factor))
-    return before.value * factor, ends[0], ends[1]
+    return Interval(before.value * factor, ends[0], ends[1])
 
 
 def _alike(scope: Scope) -> dict[str, str | float | None]:
-    provenance, options = scope.report.provenance, scope.report.provenance.options
+    of = measured_by(scope.report)
     return {
-        "base": _text(provenance.base.get("sha256")),
-        "dtype": provenance.dtype,
-        "temperature": scope.report.run.temperature,
-        "reference": scope.report.reference.kind,
+        **of,
+        "epsilon": finite(of["epsilon"]),
         "sharpening": scope.sharpening,
-        "epsilon": finite(options.get("epsilon")),
         "view": scope.policy.view,
     }
 
 
 def _also(scope: Scope) -> dict[str, str | None]:
-    report, cuts = scope.report, other_cuts(scope.report)
-    return {
-        "tool version": report.tool.get("version"),
-        "rollouts": report.rollouts.source,
-        "fixed set": _digest(report.rollouts.fixed_set),
-        "completion files": _digest(_completion_files(report.provenance.inputs)),
-        "credit": scope.credit,
-        "cuts": _digest([f"{cut} {value:g}" for cut, value in cuts.items()]) if cuts else None,
-    }
-
-
-def _completion_files(inputs: dict[str, str]) -> list[str]:
-    """Hashes of the files that are no adapter's, tokenizer's or reference's."""
-    config = "/adapter_config.json"
-    adapters = {name.removesuffix(config) for name in inputs if name.endswith(config)}
-    return [
-        digest
-        for name, digest in sorted(inputs.items())
-        if name != "tokenizer"
-        and not name.startswith("reference:")
-        and name.removesuffix(config) not in adapters
-    ]
-
-
-def other_cuts(report: Report) -> dict[str, float]:
-    """The cuts that the report was judged by and that are not the defaults."""
-    return {
-        cut.id: cut.value
-        for cut in sorted(report.thresholds, key=lambda cut: cut.id)
-        if cut.id in DEFAULT and cut.value != DEFAULT[cut.id]
-    }
-
-
-def _digest(parts: list[str]) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return {**made_of(scope.report), "credit": scope.credit}

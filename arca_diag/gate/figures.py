@@ -1,6 +1,5 @@
 """Rules on figures: a bound is judged against the interval, as in verdicts, never the point."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,9 +8,8 @@ from arca_diag.gate.names import SIGNALS, WITHOUT_INTERVAL
 from arca_diag.gate.outcome import Case, Status
 from arca_diag.gate.policy import Change, Rule
 from arca_diag.gate.scope import FEW_RULE, VOID, VOID_ACTION, VOID_RULE, Label, Scope
+from arca_diag.intervals import Interval, difference
 from arca_diag.results import Measurement
-
-Interval = tuple[float, float, float]
 
 _MORE = "replay more prompts (scan --groups, --fixed-groups)"
 _CHANGE = "see what moved it (report.json has every checkpoint), or change the bound in the policy"
@@ -133,15 +131,14 @@ def _interval(figure: Measurement, scope: Scope) -> Interval | Open:
         few = f"{figure.n_clusters} prompts, and the policy asks for {least}"
         return Open(few, because=FEW_RULE)
     if figure.low is not None and figure.high is not None:
-        return figure.value, figure.low, figure.high
+        return Interval(figure.value, figure.low, figure.high)
     if figure.name in WITHOUT_INTERVAL:
-        return figure.value, figure.value, figure.value
+        return Interval(figure.value, figure.value, figure.value)
     return Open("it has no interval: too few prompts", because=FEW_RULE)
 
 
 def _fixed(interval: Interval, bound: float, sign: int, word: str) -> Bound:
-    _, low, high = interval
-    ends = sorted((sign * (low - bound), sign * (high - bound)))
+    ends = sorted((sign * (interval.low - bound), sign * (interval.high - bound)))
     return Bound(words=f"{word} {bound:g}", past=(ends[0], ends[1]))
 
 
@@ -155,9 +152,7 @@ def _relative(
 ) -> Bound | Open:
     """How far a figure is past what the baseline allows, with both intervals in it.
 
-    The difference of two independent figures has the limits of Zou and Donner (2008): each side's
-    own distance to its limit, added in squares. Figures of the same prompts are correlated, which
-    makes these limits wider than they need be, never narrower.
+    The limits are those of `intervals.difference`, whatever prompts the two have in common.
     """
     if baseline is None:
         return Open("there is no baseline to compare with", NO_BASELINE_ACTION)
@@ -171,19 +166,11 @@ def _relative(
     allowed = limit(before, change, sign)
     if isinstance(allowed, str):
         return Open(allowed, "give max-increase or max-decrease as a number")
-    (value, low, high), (at, at_low, at_high) = interval, allowed
-    gap = value - at
-    if sign > 0:
-        below = math.hypot(value - low, at_high - at)
-        above = math.hypot(high - value, at - at_low)
-    else:
-        gap = at - value
-        below = math.hypot(at - at_low, high - value)
-        above = math.hypot(at_high - at, value - low)
+    gap = difference(interval, allowed) if sign > 0 else difference(allowed, interval)
     word = "above" if sign > 0 else "below"
     by = change if isinstance(change, str) else f"{change:g}"
     words = f"at most {by} {word} the baseline's {before.value:.4g}"
-    return Bound(words=words, past=(gap - below, gap + above))
+    return Bound(words=words, past=(gap.low, gap.high))
 
 
 def _open(rule: Rule, label: Label, figure: Measurement | None, why: Open) -> Case:

@@ -53,7 +53,7 @@ def read_result(path: Path) -> tuple[Path, Report]:
 
 def _refused(file: Path, content: bytes, error: ValidationError) -> ResultError:
     """Why a file is no report: its version first, for that explains all the rest."""
-    hint = "scan again with this version of arca-diag, or gate with the one that wrote it"
+    hint = "scan again with this version of arca-diag, or use the one that wrote it"
     try:
         document = json.loads(content)
         version = document["schema_version"]

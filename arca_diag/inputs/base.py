@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from safetensors import SafetensorError, safe_open
 
 from arca_diag.errors import ArcaError
 from arca_diag.inputs.files import children
+from arca_diag.inputs.quantised import (
+    Quantisation,
+    check_packages,
+    check_strings,
+    quantisation_of,
+)
 from arca_diag.inputs.untrusted import check_inside, inside, read_json
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "*.txt")
@@ -38,6 +45,7 @@ class Base:
         revision: Commit hash where it came from the Hugging Face cache, else None.
         stands_for: The quantised model that was named, where this is its 16-bit original.
         trusted: Its own code may be run: the user said so, and it does not lie in the run.
+        quantize: `8bit` or `4bit`: quantise its weights on loading; None leaves them as they are.
     """
 
     name: str
@@ -46,6 +54,37 @@ class Base:
     revision: str | None
     stands_for: str = ""
     trusted: bool = False
+    quantize: str | None = None
+
+    @cached_property
+    def quantisation(self) -> Quantisation | None:
+        """How its weights are quantised when it runs; None for plain ones.
+
+        What a GGUF file holds becomes plain on loading.
+
+        Raises:
+            ArcaError: By nothing that is known, or twice.
+        """
+        said = f"base model {self.name!r:.200}"
+        if self.gguf_file and self.quantize:
+            raise ArcaError(
+                f"{said} is a GGUF file, which --quantize cannot quantise again",
+                hint="leave --quantize away, or give the base as safetensors with --base",
+            )
+        if self.gguf_file:
+            return None
+        return quantisation_of(_read(said, self.folder / "config.json"), self.quantize, said)
+
+    def quantised(self, asked: str | None) -> "Base":
+        """The same base, quantised on loading if that is asked for.
+
+        Raises:
+            ArcaError: It cannot be, or what it is loaded with is not installed.
+        """
+        base = dataclasses.replace(self, quantize=asked)
+        if base.quantisation:
+            check_packages(base.quantisation, f"base model {self.name!r:.200}")
+        return base
 
     def files(self) -> list[Path]:
         """The files whose content decides every number, in a fixed order."""
@@ -195,6 +234,8 @@ def _checked(base: Base, run_root: Path) -> Base:
     for path in weights:
         _check_header(said, path)
     written = _read(said, base.folder / "config.json")
+    if inside(base.folder, run_root):
+        check_strings(written.get("quantization_config"), said)
     for key, value in _scalars(written):
         counts = isinstance(value, int | float) and re.search("layers?$|blocks?$|experts", key)
         if counts and value > _MOST_LAYERS:

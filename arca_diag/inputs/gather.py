@@ -59,9 +59,12 @@ def gather(config: ScanConfig, run: Run, also: frozenset[str]) -> Inputs:
         allow_download=config.allow_download,
         revision=adapters[0].config.get("revision"),
         trust_remote_code=config.trust_remote_code,
-    )
+    ).quantised(config.quantize)
     other = reference.model
-    reference_base = find_base(str(other), "", run.root, allow_download=False) if other else None
+    reference_base = None
+    if other:
+        found_other = find_base(str(other), "", run.root, allow_download=False)
+        reference_base = found_other.quantised(None)
     tokenizer = load_tokenizer(_tokenizer_folders(run, wanted), base, run.root)
     prompts = read_prompts(config.prompts) if config.prompts else ()
     if config.prompts:

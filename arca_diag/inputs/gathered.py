@@ -8,6 +8,7 @@ from typing import Any
 from arca_diag.errors import CheckpointError
 from arca_diag.inputs.adapters import Adapter
 from arca_diag.inputs.base import Base
+from arca_diag.inputs.quantised import Quantisation
 from arca_diag.inputs.reference import Reference
 from arca_diag.inputs.rollouts.census import Census
 from arca_diag.inputs.rollouts.record import Sample
@@ -60,6 +61,12 @@ class Inputs:
         """The base's name as it may be shown: never a path outside the run's surroundings."""
         name = Path(self.base.name)
         return self.base.name if not name.is_absolute() else name.name
+
+    @property
+    def quantisations(self) -> list[Quantisation]:
+        """How the base is quantised, and the other base that stands for the reference."""
+        bases = (self.base, self.reference_base)
+        return [base.quantisation for base in bases if base is not None and base.quantisation]
 
     @property
     def salt(self) -> bytes:

@@ -1,6 +1,7 @@
 """The base model and the tokenizer, loaded: never their code, unless the user asked for it."""
 
 import json
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from huggingface_hub import constants as hub_constants
 
 from arca_diag.errors import ArcaError
 from arca_diag.inputs.base import GIVE_BASE, Base
+from arca_diag.inputs.quantised import BITSANDBYTES, check_packages
 from arca_diag.inputs.rehearsal import check_tokenizer
 from arca_diag.inputs.untrusted import check_inside, inside, read_bytes, read_json
 
@@ -21,6 +23,8 @@ _TOKENIZER = (
     "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model", "tekken.json",
 )  # fmt: skip
 _AGAIN = "copy or save it again"
+#: Device of a model that is laid out over all there are.
+SPREAD = "auto"
 _LARGEST = 256 * 2**20  # bytes of one of these files
 
 
@@ -39,8 +43,14 @@ def load_config(base: Base) -> Any:
     return config
 
 
-def load_model(base: Base, dtype: torch.dtype, device: str) -> Any:
+def load_model(base: Base, dtype: torch.dtype, device: str | dict[str, str]) -> Any:
     """The base as a causal language model in evaluation mode.
+
+    Args:
+        base: The base; quantised on loading if it says so.
+        dtype: Of its weights; of the products, where they are quantised.
+        device: A kind of device; `SPREAD`, or where each part goes, for a base that is larger than
+            one.
 
     Raises:
         ArcaError: transformers cannot load it; what it said is in the message.
@@ -53,6 +63,11 @@ def load_model(base: Base, dtype: torch.dtype, device: str) -> Any:
     else:
         arguments["use_safetensors"] = True
     arguments |= {"trust_remote_code": base.trusted, "attn_implementation": "sdpa"}
+    arguments |= _quantising(base, dtype)
+    # A quantised model is put in its place while it is loaded, and never moved.
+    placed = base.quantisation is not None or device == SPREAD or isinstance(device, dict)
+    if placed:
+        arguments["device_map"] = device
     try:
         model = _loading(base, transformers.AutoModelForCausalLM, arguments)
     except ArcaError as error:
@@ -61,7 +76,62 @@ def load_model(base: Base, dtype: torch.dtype, device: str) -> Any:
         # Some families, such as Gemma 2, have no such attention.
         arguments["attn_implementation"] = "eager"
         model = _loading(base, transformers.AutoModelForCausalLM, arguments)
-    return model.to(device).eval().requires_grad_(False)
+    _check_quantised(base, model)
+    if not placed:
+        model = model.to(device)
+    return model.eval().requires_grad_(False)
+
+
+def _check_quantised(base: Base, model: Any) -> None:
+    """Check that layers of bitsandbytes hold its weights: transformers takes plain ones as well."""
+    for name, layer in model.named_modules():
+        ours = [type(x).__module__.partition(".")[0] for x in (layer, getattr(layer, "weight", 0))]
+        if ours[0] == BITSANDBYTES and ours[1] != BITSANDBYTES:
+            raise ArcaError(
+                f"base model {base.name!r:.200}: config.json says that it is quantised "
+                f"({base.quantisation}), and the weights of {name} are not",
+                hint="remove quantization_config from config.json, or copy the model again",
+            )
+
+
+def _quantising(base: Base, dtype: torch.dtype) -> dict[str, Any]:
+    """What transformers is to be told of a base's quantisation.
+
+    Raises:
+        ArcaError: A package is missing, or the method has no such precision.
+    """
+    quantisation = base.quantisation
+    if quantisation is None:
+        return {}
+    said = f"base model {base.name!r:.200}"
+    check_packages(quantisation, said)
+    if dtype == torch.float64:
+        raise ArcaError(
+            f"{said} is quantised ({quantisation}), and there is no float64 for that",
+            hint="use --dtype float32, or give the base in 16 bits with --base",
+        )
+    if quantisation.method == BITSANDBYTES:
+        # In 8 bits it warns at every product that it rounds what goes in.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    if quantisation.asked:
+        if quantisation.bits == 8:
+            how = transformers.BitsAndBytesConfig(load_in_8bit=True)
+        else:
+            how = transformers.BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type=quantisation.kind,
+                bnb_4bit_compute_dtype=dtype,
+            )
+        return {"quantization_config": how}
+    config = load_config(base)
+    written = dict(config.quantization_config)
+    if quantisation.method == BITSANDBYTES and quantisation.bits == 4:
+        # The weights are what was quantised; what they are multiplied in is the scan's to say.
+        written["bnb_4bit_compute_dtype"] = str(dtype).removeprefix("torch.")
+    if quantisation.unpacked:
+        written["dequantize"] = True
+    config.quantization_config = written
+    return {"config": config}
 
 
 def _loading(base: Base, loader: Any, arguments: dict[str, Any]) -> Any:

@@ -69,7 +69,7 @@ def _since(first: Place, place: Place, evidence: Evidence) -> Iterator[Measureme
             before, after = (rows(at, signal, power) for at in (first, place))
             for name, column in _CHANGES.items():
                 if place.view == "on-policy":
-                    found, used = _at_like_length(before, after, column, evidence.cuts)
+                    found, used = at_like_length(before, after, column, evidence.cuts)
                 else:
                     found, used = _on_the_same(before, after, column)
                 yield measurement(
@@ -82,6 +82,31 @@ def _since(first: Place, place: Place, evidence: Evidence) -> Iterator[Measureme
                     sharpening=power,
                     against=against,
                 )
+
+
+def at_like_length(
+    before: pd.DataFrame, after: pd.DataFrame, column: str, cuts: Cuts
+) -> tuple[Estimate, pd.DataFrame]:
+    """The change at like length, and the completions of either that it is of.
+
+    Args:
+        before: A row a completion, with its `n_tokens`, its `cluster` and the column.
+        after: The same of the others.
+        column: The figure.
+        cuts: What is too short to be judged is left out.
+    """
+    sides = [rows[_long_enough(rows, cuts) & rows[column].notna()] for rows in (before, after)]
+    lengths = [rows["n_tokens"].to_numpy(np.int64) for rows in sides]
+    both = pd.concat(sides)
+    clusters = np.split(pd.factorize(both["cluster"])[0], [len(sides[0])])
+    found = matched_change(
+        *(
+            Completions(values=rows[column].to_numpy(float), n_tokens=n_tokens, clusters=numbers)
+            for rows, n_tokens, numbers in zip(sides, lengths, clusters, strict=True)
+        )
+    )
+    common = [at_common_length(*lengths), at_common_length(*reversed(lengths))]
+    return found, both[np.concatenate(common)]
 
 
 def _matched_share(
@@ -108,24 +133,6 @@ def _on_the_same(
         pd.factorize(both["cluster"])[0],
     )
     return found, both
-
-
-def _at_like_length(
-    before: pd.DataFrame, after: pd.DataFrame, column: str, cuts: Cuts
-) -> tuple[Estimate, pd.DataFrame]:
-    """The change at like length, and the completions of either that it is of."""
-    sides = [rows[_long_enough(rows, cuts) & rows[column].notna()] for rows in (before, after)]
-    lengths = [rows["n_tokens"].to_numpy(np.int64) for rows in sides]
-    both = pd.concat(sides)
-    clusters = np.split(pd.factorize(both["cluster"])[0], [len(sides[0])])
-    found = matched_change(
-        *(
-            Completions(values=rows[column].to_numpy(float), n_tokens=n_tokens, clusters=numbers)
-            for rows, n_tokens, numbers in zip(sides, lengths, clusters, strict=True)
-        )
-    )
-    common = [at_common_length(*lengths), at_common_length(*reversed(lengths))]
-    return found, both[np.concatenate(common)]
 
 
 def _long_enough(rows: pd.DataFrame, cuts: Cuts) -> np.ndarray:

@@ -19,8 +19,9 @@ from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.inputs.adapters import PREFIX, Adapter
 from arca_diag.inputs.gathered import Inputs
 from arca_diag.inputs.models import load_model
-from arca_diag.inputs.reference import Reference, rewrites_base
+from arca_diag.inputs.reference import Reference, rewrites_base, trains_biases
 from arca_diag.inputs.rehearsal import check_patterns
+from arca_diag.replay import spread
 from arca_diag.replay.convert import (
     Starts,
     adapted_layers,
@@ -78,6 +79,9 @@ class AdaptedModel:
         said = adapter.checkpoint.name
         _check_fits(adapter, self.kinds)
         check_patterns(adapter.config, self.modules, f"{said}/adapter_config.json")
+        waiting = spread.waits(self.base)
+        if waiting and (why := _looks_at_weights(adapter)):
+            raise _waits(said, why)
         # A folder's name is not for PEFT: a dot in it breaks torch, a part of "lora_" PEFT itself.
         label = f"adapter{self._tried}"
         self._tried += 1
@@ -96,6 +100,8 @@ class AdaptedModel:
             tensors = without_base(adapter, tensors, expected, self.base)
             _check_complete(said, tensors, expected)
             self._check_biases(said, biases, trained)
+            if waiting:
+                self._place(said, label, tensors)
             set_peft_model_state_dict(self.peft, tensors, adapter_name=label)
             self.peft.eval()
             self._freeze()
@@ -114,6 +120,25 @@ class AdaptedModel:
         if rewrites_base(adapter):
             self._with_start.add(name)
         self._biases[name] = {k: v.to(self._known_biases[k]) for k, v in biases.items()}
+
+    def _place(self, said: str, label: str, tensors: dict[str, Tensor]) -> None:
+        """Put an adapter where its layers compute, though their weights wait elsewhere.
+
+        PEFT puts it where the weights are, which is nowhere while they wait.
+
+        Raises:
+            CheckpointError: A part of it is a copy of such weights.
+        """
+        for name, layer in adapted_layers(self.base, label):
+            device = spread.computes_on(layer.get_base_layer())
+            for key in [k for k, _ in layer.named_parameters() if label in k.split(".")]:
+                given = tensors[f"{PREFIX}{name}.{key.replace(f'.{label}', '')}"]
+                owner, _, last = key.rpartition(".")
+                parameter = torch.nn.Parameter(given.to(device))
+                layer.get_submodule(owner).register_parameter(last, parameter)
+        for key, parameter in self.base.named_parameters():
+            if label in key.split(".") and parameter.is_meta:
+                raise _waits(said, f"trains {key} whole")
 
     def refer(self, reference: Reference, checkpoints: list[str]) -> None:
         """Make the reference of these checkpoints resident: equal adapters are held once.
@@ -160,6 +185,22 @@ class AdaptedModel:
     def reference_of(self, checkpoint: str) -> str | None:
         """What `using` is to run as the reference of a checkpoint; None is the bare base."""
         return self.OTHER_BASE if self.other is not None else self._references.get(checkpoint)
+
+    @property
+    def entry(self) -> torch.device:
+        """Where token ids go."""
+        return spread.entry(self._running)
+
+    @property
+    def end(self) -> torch.device:
+        """Where scores are made: at the head of the base, whichever model runs."""
+        return spread.end(self.base)
+
+    @property
+    def devices(self) -> str:
+        """The kinds of device that it computes on, such as `cuda` or `cpu+cuda`."""
+        models = [self.base] if self.other is None else [self.base, self.other]
+        return "+".join(sorted({k for m in models for k in spread.kinds(m).split("+")}))
 
     @property
     def attention(self) -> str:
@@ -304,6 +345,7 @@ class AdaptedModel:
     def head(self, hidden: Float[Tensor, "token hidden"]) -> Float[Tensor, "token vocabulary"]:
         """Logits as the model computes them: the head's module, then scaling and soft-capping."""
         config = self._running.config
+        place, hidden = hidden.device, hidden.to(spread.end(self._running))
         if scale := getattr(config, "lm_head_multiplier", None):
             hidden = hidden * scale
         logits = self._running.get_output_embeddings()(hidden)
@@ -313,7 +355,7 @@ class AdaptedModel:
             logits = logits / scale
         if cap := getattr(config, "final_logit_softcapping", None):
             logits = torch.tanh(logits / cap) * cap
-        return logits
+        return logits.to(place)
 
     def check_head(self) -> None:
         """Check on a few tokens, once, that `hidden` and `head` give the model's own logits.
@@ -330,8 +372,7 @@ class AdaptedModel:
         self._head_is_known = True
 
     def _check_head(self, model: Any) -> None:
-        device = model.get_input_embeddings().weight.device
-        ids = torch.arange(1, 9, device=device)[None] % model.config.vocab_size
+        ids = torch.arange(1, 9, device=spread.entry(model))[None] % model.config.vocab_size
         attend = torch.ones_like(ids, dtype=torch.bool)
         own = model(input_ids=ids, use_cache=False).logits[0].double().cpu()
         ours = self.head(self.hidden(ids, attend)[0]).double().cpu()
@@ -345,6 +386,11 @@ class AdaptedModel:
 
 def load_adapted(inputs: Inputs, dtype: str, device: str) -> tuple[AdaptedModel, Inputs]:
     """The base with every adapter that fits it resident, and the inputs that are left.
+
+    Args:
+        inputs: Of the scan.
+        dtype: Precision of the model.
+        device: Kind of device; `SPREAD` lays the model out over all there are.
 
     Raises:
         ArcaError: The base cannot be loaded, or an adapter does not fit that was named, or none
@@ -376,6 +422,26 @@ def load_adapted(inputs: Inputs, dtype: str, device: str) -> tuple[AdaptedModel,
     return model, dataclasses.replace(inputs, adapters=tuple(fitting), unreadable=unreadable)
 
 
+def _looks_at_weights(adapter: Adapter) -> str:
+    """Why an adapter needs to look at the base's weights; empty if it does not."""
+    config = adapter.config
+    if rewrites_base(adapter):
+        return f"is {config.get('init_lora_weights')}"
+    if config.get("use_dora"):
+        return "is DoRA"
+    if config.get("target_parameters"):
+        return "adapts parameters that are no layer"
+    return "trains biases" if trains_biases(adapter) else ""
+
+
+def _waits(said: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{said} {why}, and with --device-map auto some of the base's weights wait in another "
+        "memory or on disk, where they cannot be looked at",
+        hint="use more or larger devices, or --quantize, so that all of the base fits",
+    )
+
+
 def _hash_of(adapter: Adapter, initial: Adapter | None) -> str:
     """Of all that `add` makes something of."""
     parts = [(a.sha256, a.config) for a in (adapter, initial) if a is not None]
@@ -383,11 +449,17 @@ def _hash_of(adapter: Adapter, initial: Adapter | None) -> str:
 
 
 def _layer_shapes(base: Any) -> dict[str, tuple[int, ...]]:
-    """Weight shape (out, in) of every layer that has one, by its name in the base."""
-    shapes = {}
+    """Weight shape (out, in) of every layer that has one, by its name in the base.
+
+    Quantised weights lie packed in other shapes, or under other names.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, module in base.named_modules():
         weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor):
+        wide, narrow = (getattr(module, side, None) for side in ("out_features", "in_features"))
+        if isinstance(wide, int) and isinstance(narrow, int):
+            shapes[name] = (wide, narrow)
+        elif isinstance(weight, Tensor):
             # GPT-2's layers keep their weight the other way round.
             transposed = isinstance(module, Conv1D)
             shapes[name] = tuple(weight.shape[::-1] if transposed else weight.shape)

@@ -104,7 +104,7 @@ class _Run:
         progress: Progress,
     ) -> Columns:
         """Run what is missing into `found`; return the reference."""
-        device = self.model.base.get_input_embeddings().weight.device
+        device = self.model.end
         if known is None:
             ref_hidden = self._states(self.against, progress)
         else:
@@ -182,16 +182,18 @@ class _Run:
 
     def _states(self, resident: str | None, progress: Progress) -> Float[Tensor, "state hidden"]:
         """What the head reads at the nodes that predict a completion token."""
-        batch, device = self.batch, self.model.base.get_input_embeddings().weight.device
-        ids = batch.ids.to(device)
+        batch = self.batch
         with self.model.using(resident):
+            device = self.model.entry
+            ids = batch.ids.to(device)
             if batch.chains:
                 hidden = self.model.hidden(ids, batch.attend.to(device))
             else:
                 depth, end = batch.depth.to(device), batch.end.to(device)
                 hidden = self.model.hidden_of_trees(ids, depth, end)
         progress.advance(batch.tokens)
-        return hidden.flatten(0, 1)[batch.states.to(device)]
+        # Of a model on several devices it is on the last one.
+        return hidden.flatten(0, 1)[batch.states.to(hidden.device)].to(self.model.end)
 
     def _head(self, resident: str | None) -> Head:
         def head(states: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def sample_completions(
         eos_token_id=ends or None,
         pad_token_id=ends[0] if ends else 0,
     )
-    device = model.base.get_input_embeddings().weight.device
+    device = model.entry
     for checkpoint in checkpoints:
         progress.stage(f"sampling from {checkpoint.name}")
         for prompt in prompts:

@@ -20,6 +20,7 @@ from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.progress import Progress
 from arca_diag.replay.adapted import AdaptedModel
 from arca_diag.replay.scores import TokenGradients
+from arca_diag.replay.spread import waits
 from arca_diag.replay.units import Units, hash_ids
 
 #: LoRA parameters, each with the part of it that training moved.
@@ -88,8 +89,14 @@ def check_memory(model: AdaptedModel, chosen: Mapping[str, tuple[Rollout, ...]])
     """Check that the way back through the longest chosen completion will fit into memory.
 
     Raises:
-        ArcaError: It will not.
+        ArcaError: It will not, or there is no way back, through weights that wait elsewhere.
     """
+    if waits(model.base):
+        raise ArcaError(
+            "there are no gradients where --device-map auto lets some of the base's weights wait "
+            "on another device or on disk",
+            hint="leave --gradients away, or use more or larger devices",
+        )
     lengths = {
         len(r.prompt_ids) + len(r.completion_ids): r.id for many in chosen.values() for r in many
     }
@@ -125,7 +132,7 @@ def needed_bytes(model: AdaptedModel, length: int) -> int:
 
 
 def _free_bytes(model: AdaptedModel) -> int:
-    device = model.base.get_input_embeddings().weight.device
+    device = model.entry
     if device.type == "cuda":
         # What torch holds in reserve and does not use is free to us as well.
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -143,7 +150,7 @@ def _one(
     """Gradient norm and output factor of every counted token."""
     positions = np.flatnonzero(rollout.mask)
     norms, factors = [], []
-    device = model.base.get_input_embeddings().weight.device
+    device = model.entry
     ids = torch.tensor([rollout.prompt_ids + rollout.completion_ids], device=device)
     with _trainable(model, checkpoint) as parameters:
         hidden = model.hidden(ids, torch.ones_like(ids, dtype=torch.bool))[0]

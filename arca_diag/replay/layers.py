@@ -149,18 +149,17 @@ def _states(
 ) -> list[Float[Tensor, "token hidden"]]:
     """What the first layer reads, what each layer puts out, and what the head reads."""
     of: Any = model.other if resident == model.OTHER_BASE else model.base
-    device = of.get_input_embeddings().weight.device
-    ids = torch.tensor([rollout.prompt_ids + rollout.completion_ids], device=device)
-    at = places.to(device)
     layers = find_decoder(of).layers
-    with model.using(resident), _listening(layers, at) as heard:
-        last = model.hidden(ids, torch.ones_like(ids, dtype=torch.bool))[0, at]
+    with model.using(resident), _listening(layers, places) as heard:
+        ids = torch.tensor([rollout.prompt_ids + rollout.completion_ids], device=model.entry)
+        last = model.hidden(ids, torch.ones_like(ids, dtype=torch.bool))[0]
+        last = last[places.to(last.device)]
     if len(heard) != 1 + len(layers) or {s.shape for s in heard.values()} != {last.shape}:
         raise UnknownLayers(
             f"the decoder layers of {type(of).__name__} do not each give one state a position"
         )
     states = (*(heard[n] for n in sorted(heard)), last)
-    return [state.to(torch.promote_types(state.dtype, torch.float32)) for state in states]
+    return [s.to(model.end, torch.promote_types(s.dtype, torch.float32)) for s in states]
 
 
 @contextmanager
@@ -173,7 +172,7 @@ def _listening(layers: tuple[nn.Module, ...], at: Tensor) -> Iterator[dict[int, 
         if layer in heard:
             raise UnknownLayers("a decoder layer runs more than once a pass")
         if isinstance(state, Tensor) and state.ndim == 3 and state.shape[1] > int(at.max()):
-            heard[layer] = state[0, at]
+            heard[layer] = state[0, at.to(state.device)]
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         keep(-1, args[0] if args else kwargs.get("hidden_states"))

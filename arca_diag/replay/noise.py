@@ -6,13 +6,14 @@ rounding alone. So how far a signal can be believed is measured on the run itsel
 
 import gc
 import statistics
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
 
 import torch
 
 from arca_diag.inputs.gathered import Inputs
+from arca_diag.inputs.quantised import Quantisation
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.selection import Group, Selection
 from arca_diag.progress import Progress
@@ -95,14 +96,19 @@ def replay_recomposed(
     return list({(r.checkpoint, r.rollout.id): r for r in found}.values())
 
 
-def higher_precision(dtype: str, model: AdaptedModel) -> str | None:
+def higher_precision(
+    dtype: str, model: AdaptedModel, quantised: Collection[Quantisation] = ()
+) -> str | None:
     """The precision that a replay is compared with; None where there is none that fits.
 
     Below float32 it is float32. Float32 is compared with float64 where the base is small: another
-    batch composition often changes no sum there, and so shows no rounding.
+    batch composition often changes no sum there, and so shows no rounding. Quantised weights have
+    no float64, and not all of them float32.
     """
     if dtype in ("bfloat16", "float16"):
-        return FLOAT32
+        return FLOAT32 if all(q.in_float32 for q in quantised) else None
+    if quantised:
+        return None
     size = sum(p.numel() for p in model.base.parameters())
     return FLOAT64 if dtype == FLOAT32 and size <= _MOST_IN_FLOAT64 else None
 
@@ -126,7 +132,7 @@ def replay_higher(
         inputs: Of the scan; the temperature is theirs.
         work: What to replay under what.
         dtype: As from `higher_precision`.
-        device: Kind of device to try first.
+        device: Kind of device to try first, or `SPREAD`.
         batch_tokens: Padded tokens a batch.
         progress: Hears of every pass.
         units: Where finished passes are kept, and looked for before they are run.
@@ -144,7 +150,7 @@ def replay_higher(
             temperature=inputs.temperature,
             progress=progress,
             keep=keep,
-            units=(units or Units()).under(dtype=dtype, device=device),
+            units=(units or Units()).under(dtype=dtype, device=model.devices),
         )
         return list(found)
 

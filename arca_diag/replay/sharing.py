@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from arca_diag.replay.adapted import AdaptedModel
+from arca_diag.replay.spread import entry
 from arca_diag.replay.trees import grow
 
 #: What configurations call the farthest distance that attention in some layers sees.
@@ -34,7 +35,7 @@ def can_share(model: AdaptedModel, longest: int) -> bool:
 
 def _same(model: AdaptedModel, name: str | None, base: Any) -> bool:
     size = base.config.get_text_config().vocab_size
-    device = base.get_input_embeddings().weight.device
+    device = entry(base)
     (row,) = grow(_TRIED, longest=99)
     ids, depth, end = (torch.tensor([v], device=device) for v in (row.ids, row.depth, row.end))
     ids %= size
@@ -46,11 +47,20 @@ def _same(model: AdaptedModel, name: str | None, base: Any) -> bool:
         for path in row.paths:
             alone = ids[:, path]
             plain = model.hidden(alone, torch.ones_like(alone, dtype=torch.bool))[0].double()
-            wide = base.dtype in (torch.float32, torch.float64)
+            wide = base.dtype in (torch.float32, torch.float64) and not _is_quantised(base)
             apart = torch.linalg.vector_norm(shared[path].double() - plain)
             if not apart <= (1e-4 if wide else 5e-2) * torch.linalg.vector_norm(plain):
                 return False
     return True
+
+
+def _is_quantised(base: Any) -> bool:
+    """Whether inputs of layers may be rounded, and a last digit so may move a whole step.
+
+    What came from a GGUF file is called quantised by transformers, and is not any more.
+    """
+    method = getattr(base, "quantization_method", None)
+    return bool(getattr(base, "is_quantized", False)) and getattr(method, "value", "") != "gguf"
 
 
 def _reach(config: Any) -> float:

@@ -11,21 +11,31 @@ from arca_diag.faults import ACTIONS
 from arca_diag.report.card import run_card
 from arca_diag.report.headline import headline
 from arca_diag.report.numbers import figure, unit_share
+from arca_diag.report.sparkline import ScaleNote, Sparkline, squeezed
 from arca_diag.report.verdicts import render_verdicts
 from arca_diag.report.words import VIEW_MEANS, at, finding_lines, safe
 from arca_diag.results import Measurement, Report, View
 from arca_diag.signals import SIGNAL_NAMES
 
-_SHOWN = 6  # checkpoints side by side in 80 columns
+#: What everything fits in, however wide the terminal is.
+WIDTH = 80
+_SHOWN = 6  # checkpoints side by side, at most
+_LABEL = len("mean surprisal, nats")
+_CELL = len(".93/.05")
+_GAP = 2
+_MARKS = 16  # of a trend: fewer columns stand beside it before very many checkpoints share marks
 
 
-def render_console(report: Report, folder: Path, reproduce: str) -> RenderableType:
+def render_console(
+    report: Report, folder: Path, reproduce: str, width: int = WIDTH
+) -> RenderableType:
     """Everything that a scan prints.
 
     Args:
         report: The result.
         folder: Where its files lie, as it should be shown.
         reproduce: The next command to type.
+        width: Columns that tables of figures are laid out for.
     """
     faults = [f for f in report.findings if f.level != "note"]
     # What a signal would do as credit stands in the tables of verdicts.
@@ -39,7 +49,7 @@ def render_console(report: Report, folder: Path, reproduce: str) -> RenderableTy
         parts += [*finding_lines(faults), Text("")]
     parts.append(_run_card(report))
     for view in ("on-policy", "fixed-set"):
-        parts += [Text(""), *_view_table(report, view)]
+        parts += [Text(""), *_view_table(report, view, width)]
     parts += [Text(""), _how_to_read(), Text(""), *_unmeasured_lines(report)]
     if notes:
         parts += [*finding_lines(notes), Text("")]
@@ -61,7 +71,7 @@ def _run_card(report: Report) -> Table:
     return card
 
 
-def _view_table(report: Report, view: View) -> list[RenderableType]:
+def _view_table(report: Report, view: View, width: int) -> list[RenderableType]:
     title = Text.assemble((view, "bold"), f": {VIEW_MEANS[view]}")
     sharpening = report.provenance.options["sharpening"]
     found = {
@@ -73,11 +83,13 @@ def _view_table(report: Report, view: View) -> list[RenderableType]:
     if not any(m.value is not None for m in found.values()):
         reason = next((m.reason for m in found.values()), "no checkpoint")
         return [title, Text(f"  not measured: {reason}")]
-    shown = _spread(names)
+    shown, places = _fitting(names, width)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("G^ / e^ at")
     for name in shown:
         table.add_column(Text(safe(at(name))), justify="right", no_wrap=True)
+    if places:
+        table.add_column("trend", no_wrap=True)
     for signal in SIGNAL_NAMES:
         cells = [
             _pair(
@@ -86,7 +98,9 @@ def _view_table(report: Report, view: View) -> list[RenderableType]:
             )
             for name in shown
         ]
-        table.add_row(signal, *cells)
+        trend = [found.get((name, signal, "gini_corrected")) for name in names]
+        line = Sparkline(tuple(squeezed([m.value if m else None for m in trend], places)))
+        table.add_row(signal, *cells, *([line] if places else []))
     table.add_section()
     below: tuple[tuple[str, str | None, str], ...] = (
         ("mean surprisal, nats", "surprisal", "mean"),
@@ -99,8 +113,13 @@ def _view_table(report: Report, view: View) -> list[RenderableType]:
     counts = [found.get((name, "surprisal", "gini_corrected")) for name in shown]
     table.add_row("prompts", *(str(m.n_clusters) if m else "" for m in counts))
     out: list[RenderableType] = [title, table]
+    fewer = f"{len(shown)} of {len(names)} checkpoints shown; report.json has all"
+    if places:
+        told = f"  trend: G^ at all {len(names)} checkpoints, SCALE"
+        told += f"; a mark is the mean of {len(names) / places:.1f}" if places < len(names) else ""
+        out.append(ScaleNote(told))
     if len(shown) < len(names):
-        out.append(Text(f"  {len(shown)} of {len(names)} checkpoints shown; report.json has all"))
+        out.append(Text(f"  {fewer}"))
     return [*out, *render_verdicts(report, view)]
 
 
@@ -152,14 +171,34 @@ def _pair(gini: Measurement | None, effn: Measurement | None) -> str:
     return f"{unit_share(gini.value)}/{unit_share(effn.value)}"
 
 
-def _spread(names: Sequence[int | str]) -> list[int | str]:
-    """The first, the last and evenly spaced ones between, as many as fit."""
-    if len(names) <= _SHOWN:
+def _fitting(names: Sequence[int | str], width: int) -> tuple[list[int | str], int]:
+    """The checkpoints that stand side by side, and the places for the trend of all of them.
+
+    The first and the last are always there. A trend needs three checkpoints and room for a mark
+    each, or for `_MARKS` of very many; for its sake fewer may stand beside each other.
+    """
+    without = _spread(names, 2)
+    for beside in range(min(_SHOWN, len(names)), 1, -1):
+        shown = _spread(names, beside)
+        room = width - _LABEL - sum(max(len(at(name)), _CELL) + _GAP for name in shown)
+        if room >= 0 and len(without) < len(shown):
+            without = shown
+        room -= _GAP
+        if beside > 2 and room >= max(min(len(names), _MARKS), len("trend")):
+            return shown, min(len(names), room)
+    return without, 0
+
+
+def _spread(names: Sequence[int | str], most: int) -> list[int | str]:
+    """The first, the last and evenly spaced ones between."""
+    if len(names) <= most:
         return list(names)
-    places = [round(i * (len(names) - 1) / (_SHOWN - 1)) for i in range(_SHOWN)]
+    places = [round(i * (len(names) - 1) / (most - 1)) for i in range(most)]
     return [names[place] for place in places]
 
 
 def print_report(console: Console, report: Report, folder: Path, reproduce: str) -> None:
     """Print a result; text that came from a model or a file is never read as markup."""
-    console.print(render_console(report, folder, reproduce), highlight=False, crop=False)
+    width = min(console.width, WIDTH)
+    shown = render_console(report, folder, reproduce, width)
+    console.print(shown, highlight=False, crop=False, width=width)

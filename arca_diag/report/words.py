@@ -18,6 +18,8 @@ _STYLE = {"error": "bold red", "warn": "bold yellow", "note": "bold"}
 #: What CI systems read as a command wherever it stands in a line: GitHub's `##[group]`, Azure's
 #: `##vso[`, TeamCity's `##teamcity[`.
 _COMMAND = re.compile(r"##(?=\w*\[)")
+#: What begins one of GitHub's commands, `::error::`, at a line's start.
+_COLONS = re.compile(r":(?=:)")
 
 
 def safe(text: str) -> str:
@@ -35,6 +37,11 @@ def lines(text: str) -> str:
     Several faults come in several lines; so may a name that a stranger chose.
     """
     return "\n     - ".join(map(safe, text.split("\n")))
+
+
+def harmless(text: str) -> str:
+    """One line that no terminal and no CI system reads as a command."""
+    return _COLONS.sub(": ", safe(" ".join(text.split())))
 
 
 def at(checkpoint: int | str) -> str:

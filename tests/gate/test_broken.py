@@ -21,7 +21,8 @@ from arca_diag.gating import load_report, make_baseline, run_gate
 from arca_diag.report.gate.anchor import Anchor
 from arca_diag.report.gate.github import render_github
 from arca_diag.report.gate.sarif import render_sarif
-from arca_diag.report.gate.words import harmless, told
+from arca_diag.report.gate.words import told
+from arca_diag.report.words import harmless
 from arca_diag.results import Report
 from tests.gate import figure, finding, gated, policy, report, rule_of, verdict, write
 

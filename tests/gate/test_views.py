@@ -11,14 +11,16 @@ from junitparser import Error, Failure, JUnitXml, Skipped
 
 from arca_diag.gate.outcome import GateResult
 from arca_diag.gating import run_gate
+from arca_diag.report.escaping import inline
 from arca_diag.report.gate.anchor import Anchor, lines_of
 from arca_diag.report.gate.error import render_error
 from arca_diag.report.gate.github import render_github
 from arca_diag.report.gate.junit import render_junit
-from arca_diag.report.gate.markdown import MOST_BYTES, inline, render_markdown
+from arca_diag.report.gate.markdown import MOST_BYTES, render_markdown
 from arca_diag.report.gate.sarif import render_sarif
 from arca_diag.report.gate.text import text_lines
-from arca_diag.report.gate.words import followers, harmless, last_line
+from arca_diag.report.gate.words import followers, last_line
+from arca_diag.report.words import harmless
 from tests.gate import figure, finding, gated, policy, report, verdict
 
 #: Element -> its attributes and children, as junit-10.xsd of Jenkins' xUnit plug-in has them; an

@@ -8,11 +8,11 @@ import json
 from xml.etree import ElementTree
 
 from arca_diag import __version__
+from arca_diag.report.escaping import inline
 from arca_diag.report.gate.github import told_error
 from arca_diag.report.gate.junit import document
-from arca_diag.report.gate.markdown import inline
 from arca_diag.report.gate.sarif import SCHEMA, plain
-from arca_diag.report.gate.words import harmless
+from arca_diag.report.words import harmless
 
 
 def render_error(name: str, message: str) -> str | None:

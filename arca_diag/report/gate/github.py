@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from arca_diag.gate.outcome import GateResult, RuleOutcome
 from arca_diag.report.gate.anchor import Anchor
-from arca_diag.report.gate.words import and_followers, followers, harmless, told
-from arca_diag.report.words import count
+from arca_diag.report.gate.words import and_followers, followers, told
+from arca_diag.report.words import count, harmless
 
 MOST = 10
 

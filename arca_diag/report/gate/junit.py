@@ -10,7 +10,8 @@ that Jenkins' xUnit plug-in validates with (junit-10.xsd).
 from xml.etree import ElementTree
 
 from arca_diag.gate.outcome import GateResult, RuleOutcome
-from arca_diag.report.gate.words import harmless, place, summary, told
+from arca_diag.report.gate.words import place, summary, told
+from arca_diag.report.words import harmless
 
 
 def render_junit(result: GateResult) -> str:

@@ -15,8 +15,7 @@ from arca_diag.explanations.entry import Explanation
 from arca_diag.explanations.gate import CHECKS
 from arca_diag.gate.outcome import LEVELS, Case, GateResult, RuleOutcome, Status
 from arca_diag.report.gate.anchor import Anchor
-from arca_diag.report.gate.words import harmless
-from arca_diag.report.words import at
+from arca_diag.report.words import at, harmless
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {"error": "error", "warn": "warning", "note": "note"}

@@ -3,7 +3,8 @@
 from rich.text import Text
 
 from arca_diag.gate.outcome import GateResult, RuleOutcome
-from arca_diag.report.gate.words import and_followers, followers, harmless, place, summary, told
+from arca_diag.report.gate.words import and_followers, followers, place, summary, told
+from arca_diag.report.words import harmless
 
 _STYLE = {"error": "bold red", "warn": "bold yellow", "note": "bold"}
 _SHOWN = 6

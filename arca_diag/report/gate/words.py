@@ -1,19 +1,10 @@
 """What the gate's views word alike. Text from models, files and policies is hostile to them all."""
 
-import re
 from collections.abc import Sequence
 
 from arca_diag.gate.outcome import Case, GateResult, RuleOutcome
 from arca_diag.gate.policy import NEW_FINDINGS
-from arca_diag.report.words import at, count, safe
-
-#: What begins one of GitHub's commands, `::error::`, at a line's start.
-_COLONS = re.compile(r":(?=:)")
-
-
-def harmless(text: str) -> str:
-    """One line that no terminal and no CI system reads as a command."""
-    return _COLONS.sub(": ", safe(" ".join(text.split())))
+from arca_diag.report.words import at, count, harmless
 
 
 def place(case: Case) -> str:

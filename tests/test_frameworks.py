@@ -633,7 +633,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         (repository / "refs" / "main").write_text("0f")
     with pytest.MonkeyPatch.context() as patch:
         # Pictures take most of a scan's time, and have tests of their own.
-        patch.setattr("arca_diag.pipeline.draw_pictures", lambda *_: ())
+        patch.setattr("arca_diag.rendering.result_files", lambda *_: {})
         patch.setattr(hub, "HF_HUB_OFFLINE", True)
         patch.setattr(hub, "HF_HUB_CACHE", str(folder))
         yield

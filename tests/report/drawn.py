@@ -34,14 +34,17 @@ def result(
     names: Sequence[str] | None = None,
     sharpening: float = 1.0,
 ) -> tuple[Report, Tables]:
-    """A result of these checkpoints; the adapter makes credit sparser from one to the next."""
+    """A result of these checkpoints; the adapter makes credit sparser from one to the next.
+
+    Prompts differ in how many completions they have: a mean over prompts is none over completions.
+    """
     names = names or [f"checkpoint-{step}" for step in steps]
     by_name = dict(zip(names, steps, strict=True))
     rng = np.random.default_rng(0)
     fixed = [
         _rollout(rng, f"f{p}/{n}", p, None, length, rewards)
         for p in range(prompts)
-        for n in range(each)
+        for n in range(each + p % 2)
     ]
     replayed, rows = [], []
     rollouts = list(fixed)
@@ -49,7 +52,7 @@ def result(
         its = [
             _rollout(rng, f"{name}-{p}/{n}", p, step, length, rewards)
             for p in range(prompts if own else 0)
-            for n in range(each)
+            for n in range(each + p % 2)
         ]
         rollouts += its
         for one in (*its, *fixed):

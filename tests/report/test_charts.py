@@ -106,7 +106,7 @@ def test_every_picture_says_what_it_is_of(
 def test_the_same_result_gives_the_same_bytes_whatever_the_users_settings(
     whole: tuple[Report, Tables], pictures: dict[str, Picture]
 ) -> None:
-    with matplotlib.rc_context({"font.size": 20, "text.color": "red", "lines.linewidth": 9}):
+    with matplotlib.rc_context({"font.size": 20, "lines.markeredgewidth": 9}):
         again = draw_pictures(*whole)
         assert matplotlib.rcParams["font.size"] == 20  # the user's are as they were
     assert plot_files(again) == plot_files(pictures.values())

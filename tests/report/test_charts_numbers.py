@@ -138,10 +138,11 @@ def test_an_onset_is_marked_in_its_row_and_in_the_log(whole: Found) -> None:
         n_clusters=9,
         reason=None,
     )
-    drawn = {
-        n: draw_pictures(report.model_copy(update={"onsets": [onset] * n}), frames)[1]
-        for n in (0, 1)
+    both = {
+        n: draw_pictures(report.model_copy(update={"onsets": [onset] * n}), frames) for n in (0, 1)
     }
+    assert both[0][0] == both[1][0]  # it is of the other view
+    drawn = {n: of_both[1] for n, of_both in both.items()}
     assert "sparse from 10-20" in texts(drawn[1].svg)
     dashed = {n: picture.svg.count("stroke-dasharray: 4") for n, picture in drawn.items()}
     assert dashed[0] == 0

@@ -11,8 +11,8 @@ _XLINK = "{http://www.w3.org/1999/xlink}"
 _NAMESPACES = (
     'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1"'
 )
-# Not what stands within a colour (#56b4e9) or a name.
-_NUMBER = re.compile(r"(?<![#\w.])-?\d*\.\d+(?:e-?\d+)?(?![\w.])")
+# A colour such as #56b4e9 has no decimal point.
+_NUMBER = re.compile(r"-?\d*\.\d+(?:e-?\d+)?")
 _FONT = re.compile(r"font: (?:(\d+) )?([\d.]+px) ([^;]+)")
 #: What the id of a part begins with that says what the part is of: it becomes its class.
 CLASS = "of "

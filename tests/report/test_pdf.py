@@ -59,7 +59,8 @@ def one_glyph(character: str, family: str = "Tiny Test") -> bytes:
     builder.setupGlyf({".notdef": square, "square": square})
     builder.setupHorizontalMetrics({".notdef": (1000, 100), "square": (1000, 100)})
     builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    names = {"familyName": family, "styleName": "Regular", "psName": family.replace(" ", "")}
+    builder.setupNameTable(names | {"fullName": family})
     builder.setupOS2(sTypoAscender=800, usWinAscent=800, usWinDescent=200)
     builder.setupPost()
     sink = io.BytesIO()

@@ -23,7 +23,8 @@ from arca_diag.commands.gate import (
 )
 from arca_diag.commands.holding import policy_of
 from arca_diag.commands.merging import merge, print_diagnosis
-from arca_diag.commands.options import Json, Out, Verbose
+from arca_diag.commands.options import Json, NoRender, Out, Verbose
+from arca_diag.commands.report import report
 from arca_diag.commands.scanning import check_whole, config_of
 from arca_diag.config import Device, DeviceMap, Dtype, Quantize
 from arca_diag.errors import ArcaError
@@ -230,6 +231,7 @@ def scan(
     shard: _Shard = None,
     json: Json = False,
     force: _Force = False,
+    no_render: NoRender = False,
     redact_text: _Redact = False,
     skip_bad_lines: _SkipBad = False,
     allow_download: _Download = False,
@@ -324,6 +326,7 @@ def explain(
 
 
 app.command()(merge)
+app.command()(report)
 app.command()(compare)
 app.command(cls=Command)(gate)
 app.add_typer(config_app(scan), name="config")

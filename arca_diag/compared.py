@@ -25,7 +25,7 @@ class _Part(BaseModel):
 class Result(_Part):
     """One of the two results."""
 
-    label: str = Field(description="As it was named on the command line.")
+    label: str = Field(description="As it was given; of an absolute path the end alone.")
     run: str
     version: str = Field(description="Of the arca-diag that measured it.")
     made: str = Field(description="When it was measured, as its report says.")

@@ -112,6 +112,7 @@ class ScanConfig(BaseModel):
     shard: str | None = None
     cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
     force: bool = False
+    no_render: bool = False
     redact_text: bool = False
     skip_bad_lines: bool = False
     allow_download: bool = False

@@ -10,7 +10,9 @@ from arca_diag.pipeline import Diagnosis, diagnose
 from arca_diag.progress import Progress
 
 
-def merge_shards(folders: Sequence[Path], out: Path | None, progress: Progress) -> Diagnosis:
+def merge_shards(
+    folders: Sequence[Path], out: Path | None, progress: Progress, *, no_render: bool = False
+) -> Diagnosis:
     """Join the shares of a scan: the same scan, which finds every pass done.
 
     The base is loaded once more; a pass that no share has is run.
@@ -19,6 +21,7 @@ def merge_shards(folders: Sequence[Path], out: Path | None, progress: Progress) 
         folders: What every share of the scan left.
         out: The result folder; the run's own if not given.
         progress: Hears of what is done.
+        no_render: Write report and tables alone.
 
     Raises:
         ResultError: A folder holds no share, one is missing or is there twice, or they are of
@@ -45,7 +48,7 @@ def merge_shards(folders: Sequence[Path], out: Path | None, progress: Progress) 
             f"{len(found)} folders for {first.of} shares: one is there twice",
             hint="give every share once",
         )
-    config = ScanConfig(run=first.run, out=out, no_cache=True, **first.asked)
+    config = ScanConfig(run=first.run, out=out, no_cache=True, no_render=no_render, **first.asked)
     folder = out or first.run / "arca-diag"
     store.look(folder)
     store.prepare(folder, first.identity, keep=False)

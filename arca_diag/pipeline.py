@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from arca_diag import __version__, describe, fidelity, findings, judging, store, tables
+from arca_diag import __version__, describe, fidelity, findings, judging, rendering, store, tables
 from arca_diag.config import ScanConfig, cache_folder
 from arca_diag.errors import ResultError
 from arca_diag.inputs.arguments import longest_of
@@ -36,7 +36,6 @@ from arca_diag.replay.gradients import check_memory
 from arca_diag.replay.subsample import subsample
 from arca_diag.replay.units import Shelf, Units, open_shelf
 from arca_diag.replaying import replay_run, with_noise
-from arca_diag.report.charts import render_charts
 from arca_diag.results import SCHEMA_VERSION, Report
 
 
@@ -294,19 +293,20 @@ def _write(
     identity: store.Identity,
     did: Literal["measured", "judged again"],
 ) -> Diagnosis:
-    """Render everything to memory, then write it."""
-    files = frames.to_parquet() | render_charts(
-        report.measurements, frames.tokens, frames.trajectories, config.sharpening
-    )
+    """Render pages to memory, then write everything, tables a part at a time."""
     measured = any(m.value is not None for m in report.measurements if m.name == "gini")
-    report = report.model_copy(
-        update={
-            "status": "complete" if measured else "nothing-measured",
-            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-            | {store.REPORT: None},
-        }
-    )
-    store.write(folder, identity, files | {store.REPORT: report.to_json().encode()})
+    status = "complete" if measured else "nothing-measured"
+    report = report.model_copy(update={"status": status})
+    files = {} if config.no_render else rendering.result_files(report, frames)
+    staged = store.stage(folder, frames.writers())
+    made = (rendering.HTML, rendering.PDF)  # they say when, and so differ from scan to scan
+    listed: dict[str, str | None] = {
+        name: None if name in made else hashlib.sha256(data).hexdigest()
+        for name, data in files.items()
+    }
+    report = report.model_copy(update={"files": {**staged, **listed, store.REPORT: None}})
+    files |= {store.REPORT: report.to_json().encode()}
+    store.write(folder, identity, files, staged=list(staged))
     store.clear_units(folder)
     return Diagnosis(report=report, folder=folder, did=did)
 

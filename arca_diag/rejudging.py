@@ -10,6 +10,7 @@ from arca_diag import judging, store
 from arca_diag.config import ScanConfig
 from arca_diag.errors import ConfigError, ResultError
 from arca_diag.results import Report
+from arca_diag.tables import Tables
 from arca_diag.thresholds import OF_TABLES
 
 
@@ -19,8 +20,8 @@ def judged_with(
     config: ScanConfig,
     given: Collection[str],
     credit: str | None,
-) -> Report:
-    """The report that a scan over this result with these options would leave.
+) -> tuple[Report, Tables]:
+    """The report and tables that a scan over this result with these options would leave.
 
     Args:
         folder: Where the tables lie.
@@ -44,8 +45,7 @@ def judged_with(
         "seed": config.seed,
         "thresholds": config.thresholds_of(OF_TABLES),
     }
-    again, _ = judging.again(report, store.read_tables(folder, report), config, asked)
-    return again
+    return judging.again(report, store.read_tables(folder, report), config, asked)
 
 
 def _as_saved(

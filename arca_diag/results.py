@@ -426,7 +426,8 @@ class Report(_Part):
     skipped: list[Skipped] = []
     thresholds: list[Threshold]
     files: dict[str, str | None] = Field(
-        description="Files of the result folder and their SHA-256 (null for report.json itself)."
+        description="Files of the result folder and their SHA-256; null for report.json itself, "
+        "and for the pages made from it, which say when it was made."
     )
 
     def to_json(self) -> str:

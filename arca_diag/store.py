@@ -12,10 +12,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -165,18 +165,51 @@ def prepare(folder: Path, identity: Identity, *, keep: bool) -> None:
         raise _unwritable(folder, error) from None
 
 
-def write(folder: Path, identity: Identity, files: Mapping[str, bytes]) -> None:
+def stage(folder: Path, writers: Mapping[str, Callable[[BinaryIO], None]]) -> dict[str, str]:
+    """Write large files beside their places, for `write` to rename: they are never held whole.
+
+    Args:
+        folder: The result folder.
+        writers: Path of each in the folder, and what writes it.
+
+    Returns:
+        The SHA-256 of each.
+
+    Raises:
+        ResultError: The folder cannot be written.
+    """
+    digests = {}
+    try:
+        for name, writer in writers.items():
+            with _open_beside(_inside(folder, name)) as handle:
+                writer(handle)
+            with _beside(folder / name).open("rb") as written:
+                digests[name] = hashlib.file_digest(written, "sha256").hexdigest()
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return digests
+
+
+def write(
+    folder: Path, identity: Identity, files: Mapping[str, bytes], staged: Collection[str] = ()
+) -> None:
     """Write all files beside their places, then rename them, report.json last.
 
     An earlier report is taken away before the first rename: cut short at any moment, the folder
     holds the old result, the new one, or none, and never a mixture.
 
+    Args:
+        folder: The result folder.
+        identity: What the result is of.
+        files: Content of each file, by its path in the folder.
+        staged: Files that `stage` has written there already.
+
     Raises:
         ResultError: The folder cannot be written.
     """
-    names = [name for name in files if name != REPORT] + [REPORT]
+    names = [*staged, *(name for name in files if name != REPORT), REPORT]
     try:
-        for name in names:
+        for name in names[len(staged) :]:
             _write_beside(_inside(folder, name), files[name])
         (folder / REPORT).unlink(missing_ok=True)
         # Listed before they are there: what a crash leaves behind is ours to delete.
@@ -401,10 +434,14 @@ def _beside(path: Path) -> Path:
 
 
 def _write_beside(path: Path, data: bytes) -> None:
+    with _open_beside(path) as handle:
+        handle.write(data)
+
+
+def _open_beside(path: Path) -> BinaryIO:
     path.parent.mkdir(exist_ok=True)
     _beside(path).unlink(missing_ok=True)
-    with _beside(path).open("xb") as handle:  # never through a link that somebody planted
-        handle.write(data)
+    return _beside(path).open("xb")  # never through a link that somebody planted
 
 
 def _unwritable(folder: Path, error: OSError) -> ResultError:

@@ -8,8 +8,10 @@ credit, epsilon or sharpening are applied to it again without a model.
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,9 @@ from arca_diag.results import Report
 from arca_diag.shapes import chunks_with_span, padded
 from arca_diag.signals import SIGNAL_NAMES, SIGNALS, TokenScores, entropy_drop
 from arca_diag.trajectory import COLUMNS
+
+#: Rows that are written at a time: some 30 MB of tokens.
+_GROUP_ROWS = 2**17
 
 _KEY = [("checkpoint", pa.string()), ("checkpoint_step", pa.int64())]
 _ROLLOUT = [
@@ -334,11 +339,24 @@ def saved_memberships(trajectories: pd.DataFrame) -> pd.DataFrame:
     return trajectories[columns].drop_duplicates().set_index(["checkpoint", "rollout_id"])
 
 
+def write_parquet(frame: pd.DataFrame, schema: pa.Schema, sink: BinaryIO) -> None:
+    """Write a table as parquet, with exactly the columns and types of its schema.
+
+    A group of rows at a time: of a large table no second copy is held.
+    """
+    # Of names a dictionary in each group is worth its bytes, of numbers it is not.
+    names = [field.name for field in schema if pa.types.is_string(field.type)]
+    with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=names) as writer:
+        for start in range(0, max(1, len(frame)), _GROUP_ROWS):
+            part = frame.iloc[start : start + _GROUP_ROWS]
+            table = pa.Table.from_pandas(part, schema=schema, preserve_index=False)
+            writer.write_table(table.replace_schema_metadata(None))
+
+
 def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
-    """The table as parquet, with exactly the columns and types of its schema."""
-    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    """The same in memory."""
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+    write_parquet(frame, schema, sink)
     return sink.getvalue()
 
 
@@ -354,20 +372,29 @@ class Tables:
     layers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LAYERS.names))
     log: pd.DataFrame = field(default_factory=lambda: log_table([]))
 
-    def to_parquet(self) -> dict[str, bytes]:
-        """The tables as files of the result folder; none of gradients, layers, log if empty."""
-        files = {
-            "tokens.parquet": to_parquet(self.tokens, TOKENS),
-            "trajectories.parquet": to_parquet(self.trajectories, TRAJECTORIES),
-            "rollouts.parquet": to_parquet(self.rollouts, ROLLOUTS),
-            "noise.parquet": to_parquet(self.noise, NOISE),
+    def writers(self) -> dict[str, Callable[[BinaryIO], None]]:
+        """What writes each file of the result folder; none of gradients, layers, log if empty."""
+        found = {
+            "tokens.parquet": (self.tokens, TOKENS),
+            "trajectories.parquet": (self.trajectories, TRAJECTORIES),
+            "rollouts.parquet": (self.rollouts, ROLLOUTS),
+            "noise.parquet": (self.noise, NOISE),
         }
         if len(self.gradients):
-            files["gradients.parquet"] = to_parquet(self.gradients, GRADIENTS)
+            found["gradients.parquet"] = (self.gradients, GRADIENTS)
         if len(self.layers):
-            files["layers.parquet"] = to_parquet(self.layers, LAYERS)
+            found["layers.parquet"] = (self.layers, LAYERS)
         if len(self.log):
-            files["log.parquet"] = to_parquet(self.log, LOG)
+            found["log.parquet"] = (self.log, LOG)
+        return {name: partial(write_parquet, *table) for name, table in found.items()}
+
+    def to_parquet(self) -> dict[str, bytes]:
+        """The same files in memory."""
+        files = {}
+        for name, write in self.writers().items():
+            sink = io.BytesIO()
+            write(sink)
+            files[name] = sink.getvalue()
         return files
 
 

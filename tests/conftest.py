@@ -40,6 +40,9 @@ settings.load_profile("arca")
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "sample_runs" / "tiny-addition"
 
+#: Pages and pictures take seconds, and most tests look at neither.
+UNRENDERED = {"ARCA_DIAG_NO_RENDER": "1"}
+
 #: What the small copy of the tiny sample holds: for each checkpoint N the file N + 1, which it
 #: sampled, and a few others.
 TINY_CHECKPOINTS = (2, 20, 100)

@@ -63,6 +63,7 @@ def main(run: str, out: str, kills: str, seed: str) -> None:
         fixed_groups=2,
         checkpoints="2,20",
         no_cache=True,
+        no_render=True,
         batch_tokens=150,
     )
     most = 0

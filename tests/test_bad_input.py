@@ -27,6 +27,7 @@ from arca_diag.cli import app
 from arca_diag.config import resolve
 from arca_diag.pipeline import diagnose
 from arca_diag.results import published_schema
+from tests.conftest import UNRENDERED
 from tests.inputs import (
     SAMPLE,
     edit_json,
@@ -73,7 +74,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a finished result in it; copied, never touched."""
     run = sample_copy(tmp_path_factory.mktemp("scanned"), checkpoints=(2,), tables=(3,))
     flags = {"run": run, "groups": 1, "fixed_groups": 1}
-    diagnose(resolve(flags, environ={}, cwd=run.parent))
+    diagnose(resolve(flags, environ=UNRENDERED, cwd=run.parent))
     return run
 
 
@@ -97,7 +98,7 @@ def scanned_json(run: Path) -> dict[str, Any]:
 
 def command(*arguments: Any, **how: Any) -> subprocess.Popen[str]:
     """`arca-diag` as a process of its own."""
-    env = {"OMP_NUM_THREADS": "1"} | how.pop("env", {})
+    env = {"OMP_NUM_THREADS": "1"} | UNRENDERED | how.pop("env", {})
     return subprocess.Popen(
         [sys.executable, "-m", "arca_diag", *map(str, arguments)],
         env={k: v for k, v in os.environ.items() if not k.startswith("ARCA_DIAG_")} | env,
@@ -274,7 +275,7 @@ class TestAdaptersThatCannotBeUsed:
             def reused(self, done: int) -> None: ...
 
         flags = {"run": run, "groups": 1, "fixed_groups": 1}
-        report = diagnose(resolve(flags, environ={}, cwd=tmp_path), Vandal()).report
+        report = diagnose(resolve(flags, environ=UNRENDERED, cwd=tmp_path), Vandal()).report
         assert not (run / "checkpoint-20").exists()
         assert {m.checkpoint for m in report.measurements if m.value is not None} == {2, 20}
 

@@ -276,7 +276,7 @@ class TestOptionLists:
             "cache_gib",
             "shard",
         }
-        assert rest == {"run", "checkpoints", "out", "force", "allow_download"} | passes
+        assert rest == {"run", "checkpoints", "out", "force", "allow_download", "no_render"} | passes
 
 
 class TestCredit:

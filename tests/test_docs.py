@@ -110,6 +110,20 @@ def test_every_option_of_inspect_is_one_of_scans_or_named() -> None:
         assert f"--{option}" in README, option
 
 
+def test_every_option_of_compare_has_its_row() -> None:
+    shown = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).stdout
+    options = set(re.findall(r"--([a-z-]+)", shown)) - {"help", "verbose"}
+    cells = re.findall(r"^\| (`[a-z].*?) \|", section("Compare two results"), re.M)
+    assert options == {name for cell in cells for name in re.findall(r"`([a-z-]+)`", cell)}
+
+
+def test_every_option_of_report_has_its_row() -> None:
+    shown = CliRunner().invoke(app, ["report", "--help"], env={"COLUMNS": "200"}).stdout
+    options = set(re.findall(r"--([a-z-]+)", shown)) - {"help", "verbose"}
+    cells = re.findall(r"^\| (`[a-z].*?) \|", section("Pages to look at"), re.M)
+    assert options == {name for cell in cells for name in re.findall(r"`([a-z-]+)`", cell)}
+
+
 def test_every_reader_has_its_row() -> None:
     formats = section("Your own run")
     for reader in READERS:

@@ -31,7 +31,7 @@ from arca_diag.inputs.runs import find_run
 from arca_diag.inspection import inspect_run
 from arca_diag.pipeline import diagnose
 from arca_diag.results import Inspection, Report
-from tests.conftest import ROOT
+from tests.conftest import ROOT, UNRENDERED
 from tests.inputs import (
     EOS,
     SAMPLE,
@@ -633,7 +633,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         (repository / "refs" / "main").write_text("0f")
     with pytest.MonkeyPatch.context() as patch:
         # Pictures take most of a scan's time, and have tests of their own.
-        patch.setattr("arca_diag.pipeline.render_charts", lambda *_: {})
+        patch.setattr("arca_diag.pipeline.draw_pictures", lambda *_: ())
         patch.setattr(hub, "HF_HUB_OFFLINE", True)
         patch.setattr(hub, "HF_HUB_CACHE", str(folder))
         yield
@@ -652,7 +652,7 @@ def look(home: Path, flags: Mapping[str, Any]) -> Seen:
     given = {"groups": 2, "dtype": "float64"} | dict(flags)
     out = home / "out"
     inspection = inspect_run(resolve(given, environ={}, cwd=home))
-    report = diagnose(resolve(given | {"out": out}, environ={}, cwd=home)).report
+    report = diagnose(resolve(given | {"out": out}, environ=UNRENDERED, cwd=home)).report
     return Seen(
         inspection=inspection, report=report, tokens=pd.read_parquet(out / "tokens.parquet")
     )
@@ -796,6 +796,6 @@ def test_a_tokenizer_near_the_adapter_comes_before_the_bases(tmp_path, build, pl
     flags = build(tmp_path)
     tokenizer_into(flags["run"] / place)
     edit_json(flags["run"] / place / "tokenizer_config.json", chat_template="the run's own")
-    config = resolve({"base": BASE} | flags, environ={}, cwd=tmp_path)
+    config = resolve({"base": BASE} | flags, environ=UNRENDERED, cwd=tmp_path)
     found = gather(config, find_run(flags["run"]), frozenset())
     assert found.tokenizer.chat_template == "the run's own"

@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 
 from arca_diag import store
 from arca_diag.cli import app
+from tests.conftest import UNRENDERED
 from tests.inputs import (
     SAMPLE,
     edit_json,
@@ -727,7 +728,7 @@ class TestTheBaseInTheCache:
     def command(self, home: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "arca_diag", *map(str, arguments)],
-            env=os.environ | {"HF_HOME": str(home), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"HF_HOME": str(home), "OMP_NUM_THREADS": "1"} | UNRENDERED,
             capture_output=True,
             text=True,
             timeout=SOON * 2,

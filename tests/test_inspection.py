@@ -20,7 +20,7 @@ from arca_diag.inspection import inspect_run
 from arca_diag.pipeline import diagnose
 from arca_diag.progress import Silent
 from arca_diag.results import Inspection
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, UNRENDERED
 from tests.inputs import edit_json
 
 SMOLLM2 = ROOT / "sample_runs" / "smollm2-addition"
@@ -116,7 +116,7 @@ class TestASample:
 
         flags = {"run": tiny_run, "groups": 3, "fixed_groups": 4, "out": tmp_path / "out"}
         flags |= {"no_prefix_sharing": True}
-        done = diagnose(resolve(flags, environ={}, cwd=tmp_path), Heard())
+        done = diagnose(resolve(flags, environ=UNRENDERED, cwd=tmp_path), Heard())
         rollouts = done.report.rollouts
         assert (plan.completions, plan.groups) == (rollouts.selected, rollouts.groups)
         # The prompts are text, so their size is a guess.

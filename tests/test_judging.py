@@ -10,6 +10,7 @@ from arca_diag import judging, store, tables
 from arca_diag.config import ScanConfig, resolve
 from arca_diag.pipeline import diagnose
 from arca_diag.results import Report
+from tests.conftest import UNRENDERED
 
 SEEDS = range(1, 21)
 
@@ -20,7 +21,7 @@ SMALL = {"groups": 12, "fixed_groups": 12}
 @pytest.fixture(scope="module")
 def scanned(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     out = tmp_path_factory.mktemp("judging") / "out"
-    done = diagnose(resolve({"run": tiny_run, "out": out, **SMALL}, environ={}))
+    done = diagnose(resolve({"run": tiny_run, "out": out, **SMALL}, environ=UNRENDERED))
     return done.report, done.folder
 
 
@@ -69,7 +70,9 @@ def test_two_scans_of_the_same_run_give_the_same_verdicts(
     scanned: tuple[Report, Path], tiny_run: Path, tmp_path: Path
 ) -> None:
     report, _ = scanned
-    again = diagnose(resolve({"run": tiny_run, "out": tmp_path / "out", **SMALL}, environ={}))
+    again = diagnose(
+        resolve({"run": tiny_run, "out": tmp_path / "out", **SMALL}, environ=UNRENDERED)
+    )
     assert again.report.verdicts == report.verdicts
     assert again.report.findings == report.findings
 
@@ -81,7 +84,7 @@ def test_a_declared_credit_turns_notes_into_faults_without_a_model(
     assert {f.level for f in report.findings if f.signal} == {"note"}
     out = Path(shutil.copytree(folder, tmp_path / "out"))
     flags = {"run": tiny_run, "out": out, "credit": "entropy_reduction", **SMALL}
-    done = diagnose(resolve(flags, environ={}))
+    done = diagnose(resolve(flags, environ=UNRENDERED))
     assert done.did == "judged again"
     faults = [f for f in done.report.findings if f.level in ("error", "warn")]
     assert {f.signal for f in faults if f.signal} == {"entropy_reduction"}
@@ -95,7 +98,7 @@ def test_a_run_that_trains_its_most_uncertain_tokens_is_told_what_stays_without_
 ) -> None:
     out = Path(shutil.copytree(scanned[1], tmp_path / "out"))
     flags = {"run": tiny_run, "out": out, "credit": "top_entropy:0.07", **SMALL}
-    report = diagnose(resolve(flags, environ={})).report
+    report = diagnose(resolve(flags, environ=UNRENDERED)).report
     ways = {w.credit for w in report.what_if}
     assert "top_entropy 0.07" in ways
     told = [f for f in report.findings if "top_entropy:0.07" in f.message]

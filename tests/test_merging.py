@@ -37,7 +37,7 @@ def test_shares_give_what_one_scan_gives_and_run_every_pass_once(
     folders = [shard(tiny_run, tmp_path / str(n), f"{n}/3") for n in (1, 2, 3)]
     assert sorted(passes) == once
     passes.clear()
-    merged = merge_shards(folders[::-1], tmp_path / "out", Silent())
+    merged = merge_shards(folders[::-1], tmp_path / "out", Silent(), no_render=True)
     assert passes == []
     assert merged.did == "measured"
     assert apart_from_provenance(merged.report) == apart_from_provenance(whole.report)
@@ -57,7 +57,7 @@ def test_shares_that_do_not_make_one_scan_are_refused(tiny_run: Path, tmp_path: 
         ([one, tmp_path / "gone"], "no finished share"),
     ):
         with pytest.raises(ResultError, match=said):
-            merge_shards(folders, tmp_path / "out", Silent())
+            merge_shards(folders, tmp_path / "out", Silent(), no_render=True)
     assert not (tmp_path / "out").exists()
 
 

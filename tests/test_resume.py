@@ -18,7 +18,7 @@ from arca_diag.progress import Silent
 from arca_diag.replay.adapted import AdaptedModel
 from tests.conftest import ROOT
 
-FEW: dict[str, Any] = {"groups": 1, "fixed_groups": 2, "checkpoints": "2"}
+FEW: dict[str, Any] = {"groups": 1, "fixed_groups": 2, "checkpoints": "2", "no_render": True}
 
 
 @pytest.fixture

@@ -365,6 +365,30 @@ def test_a_listed_file_behind_a_linked_folder_is_not_deleted(tmp_path: Path) -> 
     assert victim.read_bytes() == b"mine"
 
 
+def test_what_was_staged_takes_its_place_with_the_rest(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = finished(out)
+    digests = store.stage(
+        out, {"tokens.parquet": lambda sink: [sink.write(b"n"), sink.write(b"ew")]}
+    )
+    assert digests == {"tokens.parquet": hashlib.sha256(b"new").hexdigest()}
+    assert (out / "tokens.parquet").read_bytes() == before["tokens.parquet"]
+    write(out, IDENTITY, {"plots/lorenz.svg": b"new", REPORT: before[REPORT]}, staged=list(digests))
+    assert (out / "tokens.parquet").read_bytes() == b"new"
+    listed = json.loads((out / MARKER).read_bytes())["files"]
+    assert listed == ["tokens.parquet", "plots/lorenz.svg", REPORT]
+    assert not list(out.rglob("*.part"))
+
+
+def test_a_link_planted_where_a_table_is_staged_is_never_written_through(tmp_path: Path) -> None:
+    victim, out = tmp_path / "victim.txt", tmp_path / "out"
+    victim.write_bytes(b"mine")
+    finished(out)
+    (out / ".tokens.parquet.part").symlink_to(victim)
+    store.stage(out, {"tokens.parquet": lambda sink: sink.write(b"new")})
+    assert victim.read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("name", [".tokens.parquet.part", f".{MARKER}.part", "tokens.parquet"])
 def test_a_link_planted_in_the_folder_is_never_written_through(tmp_path: Path, name: str) -> None:
     victim = tmp_path / "victim.txt"

@@ -1172,3 +1172,16 @@ def test_an_adapter_that_moves_nothing_is_no_signal_in_every_view() -> None:
 
 def test_signals_are_in_the_order_of_the_method() -> None:
     assert set(SIGNAL_NAMES) == set(SEVEN)
+
+
+def test_a_table_written_a_group_of_rows_at_a_time_is_the_same_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame = world().judged().tokens
+    whole = pq.ParquetFile(io.BytesIO(tables.to_parquet(frame, TOKENS)))
+    monkeypatch.setattr(tables, "_GROUP_ROWS", 5)
+    parts = pq.ParquetFile(io.BytesIO(tables.to_parquet(frame, TOKENS)))
+    assert (whole.num_row_groups, parts.num_row_groups) == (1, -(-len(frame) // 5))
+    assert parts.read().equals(whole.read())
+    empty = pq.read_table(io.BytesIO(tables.to_parquet(frame.iloc[:0], TOKENS)))
+    assert empty.schema.equals(TOKENS)

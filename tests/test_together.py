@@ -11,7 +11,7 @@ import pytest
 from arca_diag.config import ScanConfig
 from arca_diag.pipeline import diagnose
 from arca_diag.together import Team, team
-from tests.conftest import ROOT
+from tests.conftest import ROOT, UNRENDERED
 from tests.test_resume import apart_from_provenance
 
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost"}
@@ -32,7 +32,9 @@ LAUNCHERS = {
 )
 def test_two_processes_give_what_one_gives(tiny_run: Path, tmp_path: Path, launcher: str) -> None:
     options = {"groups": 1, "fixed_groups": 2, "checkpoints": "2,20"}
-    whole = diagnose(ScanConfig(run=tiny_run, out=tmp_path / "whole", no_cache=True, **options))
+    whole = diagnose(
+        ScanConfig(run=tiny_run, out=tmp_path / "whole", no_cache=True, no_render=True, **options)
+    )
     out = tmp_path / "out"
     flags = [w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", str(v))]
     done = subprocess.run(
@@ -50,7 +52,7 @@ def test_two_processes_give_what_one_gives(tiny_run: Path, tmp_path: Path, launc
             "--json",
         ],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | UNRENDERED,
         capture_output=True,
         text=True,
         timeout=400,

@@ -20,7 +20,7 @@ from arca_diag.errors import ResultError
 from arca_diag.inspection import inspect_run
 from arca_diag.pipeline import diagnose
 from arca_diag.results import Inspection, Report
-from tests.conftest import TINY
+from tests.conftest import TINY, UNRENDERED
 from tests.inputs import edit_json
 from tests.test_trl import tables
 
@@ -51,7 +51,7 @@ EVALUATED = {"evaluated": 16, "evaluated-mixed": 26}
 
 
 def config(run: Path, **flags: Any) -> Any:
-    return resolve({"run": run} | flags, environ={}, cwd=run)
+    return resolve({"run": run} | flags, environ=UNRENDERED, cwd=run)
 
 
 def inspected(run: Path) -> Inspection:

@@ -5,9 +5,14 @@ from typing import Annotated
 
 import typer
 
-from arca_diag.commands.options import Verbose
+from arca_diag.commands.forms import Forms
+from arca_diag.commands.options import Font, Html, Markdown, Pdf, Verbose
+from arca_diag.commands.output import check_not_read
+from arca_diag.gate.reading import MARKER, REPORT
 from arca_diag.terminal import fixable_errors, print_raw, progress_bar, say_more, stdout
 
+#: What of a result is never written over.
+_READ = ("", REPORT, MARKER, *(f"{t}.parquet" for t in ("tokens", "trajectories", "rollouts")))
 _RESULT = "A result folder, its report.json, or a run that has one."
 
 
@@ -21,6 +26,10 @@ def compare(
             help="Of both, or one of each; may be repeated. (default: the last of both)",
         ),
     ] = None,
+    html: Html = None,
+    pdf: Pdf = None,
+    md: Markdown = None,
+    font: Font = None,
     redact_text: Annotated[
         bool, typer.Option("--redact-text", help="Keep out what files of completions are called.")
     ] = False,
@@ -32,6 +41,9 @@ def compare(
     """Say what changed between two results, and whether it is outside noise: no model."""
     with fixable_errors():
         say_more(verbose)
+        forms = Forms(html=html, pdf=pdf, md=md, font=font)
+        forms.check(json=json)
+        check_not_read(forms.files, [p / name for p in (before, after) for name in _READ])
         with progress_bar() as progress:
             progress.stage("reading the results")
             from arca_diag.comparing import compare_results, without_text
@@ -41,6 +53,11 @@ def compare(
             found = without_text(found)
         if json:
             print_raw(found.to_json())
+        if forms.any:
+            from arca_diag.rendering import comparison_pages
+
+            forms.write(comparison_pages(found))
+        if json or forms.any:
             return
         from arca_diag.report.comparison import print_comparison
 

@@ -1,9 +1,9 @@
 """From what the command line names to a report, its policy, and what lies on disk beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -19,6 +19,9 @@ from arca_diag.progress import Progress
 from arca_diag.results import Report
 from arca_diag.terminal import shown, stderr
 from arca_diag.thresholds import OF_FILES
+
+if TYPE_CHECKING:  # pandas takes half a second, and the gate seldom needs a table
+    from arca_diag.tables import Tables
 
 _OF_TABLES = ("epsilon", "sharpening", "seed", "thresholds")
 
@@ -92,11 +95,57 @@ def hold(target: Path, judging: Mapping[str, Any], file: Path | None, progress: 
     return Held(report=done.report, credit=None, disk=OnDisk(compared=True))
 
 
+def saved_as_asked(
+    target: Path, judging: Mapping[str, Any], file: Path | None
+) -> tuple[Path, Report, "Tables"]:
+    """A saved result and its tables, judged again in memory where options ask for it.
+
+    Args:
+        target: A result folder, a report, or a run that has one.
+        judging: Judging options that were given.
+        file: The configuration file that was named, if one was.
+
+    Raises:
+        ResultError: There is no finished result, or its tables are not its own.
+    """
+    asked = resolved_config({"run": target, **judging}, file)
+    inside = target / RESULT
+    folder, report = read_result(target if is_result(target) or not inside.is_dir() else inside)
+    other, given, credit = _differing(folder, report, asked)
+    if credit is not None and credit != report.provenance.options.get("credit"):
+        other.append("credit")
+    if not other:
+        from arca_diag.store import read_tables
+
+        return folder, report, read_tables(folder, report)
+    _tell_again(other)
+    from arca_diag.rejudging import judged_with
+
+    return (folder, *judged_with(folder, report, asked.config, given, credit))
+
+
 def _judged(folder: Path, report: Report, asked: ResolvedConfig, disk: OnDisk) -> Held:
     """The report under the judging options that were given; its tables are read only if need be.
 
     Which signal is the run's credit needs no table: verdicts are the same whatever it is.
     """
+    other, given, credit = _differing(folder, report, asked)
+    before = str(report.provenance.options.get("credit"))
+    if credit is not None and credit != before and (":" in credit or ":" in before):
+        other.append("credit")  # TRL's top_entropy has findings of its own
+    if not other:
+        return Held(report=report, credit=credit, disk=disk)
+    _tell_again(other)
+    from arca_diag.rejudging import judged_with
+
+    again, _ = judged_with(folder, report, asked.config, given, credit)
+    return Held(report=again, credit=None, disk=disk)
+
+
+def _differing(
+    folder: Path, report: Report, asked: ResolvedConfig
+) -> tuple[list[str], set[str], str | None]:
+    """What is asked to be judged otherwise, credit aside; what was given at all; and the credit."""
     options, config = report.provenance.options, asked.config
     if "thresholds" in asked.origins:
         saved = options.get("file_thresholds")
@@ -115,17 +164,9 @@ def _judged(folder: Path, report: Report, asked: ResolvedConfig, disk: OnDisk) -
 
         cuts, saved = (config.thresholds_of(OF_TABLES) or {}, options.get("thresholds") or {})
         other += [cut for cut in sorted({*cuts, *saved}) if cuts.get(cut) != saved.get(cut)]
-    before = str(options.get("credit"))
-    if credit is not None and credit != before and (":" in credit or ":" in before):
-        other.append("credit")  # TRL's top_entropy has findings of its own
-    if not other:
-        return Held(report=report, credit=credit, disk=disk)
+    return other, given, credit
+
+
+def _tell_again(other: Iterable[str]) -> None:
     told = f"judging the saved tables again, for other {', '.join(other)} than the result's"
     stderr().print(Text(told), soft_wrap=True)
-    from arca_diag.rejudging import judged_with
-
-    return Held(
-        report=judged_with(folder, report, config, given, credit),
-        credit=None,
-        disk=disk,
-    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from arca_diag.commands.options import Json, Out, Verbose
+from arca_diag.commands.options import Json, NoRender, Out, Verbose
 from arca_diag.results import ExitCode
 from arca_diag.terminal import (
     fixable_errors,
@@ -27,6 +27,7 @@ def merge(
         list[Path], typer.Argument(metavar="DIR...", help="What `scan --shard I/N` left, all N.")
     ],
     out: Out = None,
+    no_render: NoRender = False,
     json: Json = False,
     verbose: Verbose = 0,
 ) -> None:
@@ -37,7 +38,7 @@ def merge(
             progress.stage("starting")
             from arca_diag.merging import merge_shards
 
-            diagnosis = merge_shards(folders, out, progress)
+            diagnosis = merge_shards(folders, out, progress, no_render=no_render)
         print_diagnosis(diagnosis, json)
         if diagnosis.report is not None and diagnosis.report.status == "nothing-measured":
             raise typer.Exit(ExitCode.NOTHING_MEASURED)

@@ -68,6 +68,11 @@ def check_not_read(written: Iterable[Path], read: Iterable[Path]) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
+    """Write text whole, as UTF-8 (see `write_bytes`)."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole: beside its place, then renamed. What is no plain file is written into.
 
     Raises:
@@ -75,12 +80,12 @@ def write_file(path: Path, text: str) -> None:
     """
     try:
         if path.exists() and not path.is_file():  # /dev/null or a pipe; a folder refuses
-            path.write_text(text, "utf-8")
+            path.write_bytes(content)
             return
         place = Path(os.path.realpath(path))  # what a link leads to, not the link
         beside = place.with_name(f".{place.name}.part")
         try:
-            beside.write_text(text, "utf-8")
+            beside.write_bytes(content)
             os.replace(beside, place)
         finally:
             beside.unlink(missing_ok=True)

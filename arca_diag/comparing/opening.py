@@ -1,5 +1,6 @@
 """A result opened for a comparison: its report, and of its tables what figures are paired by."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,14 +117,22 @@ def open_result(path: Path) -> Opened:
     try:
         completions = _read(folder, report, sharpening)
     except ResultError as error:
-        without = str(error)
+        without = str(error).replace(f"{folder}{os.sep}", "")
     return Opened(
-        label=str(path).encode("utf-8", "backslashreplace").decode(),
+        label=_label(path, folder),
         report=report,
         sharpening=sharpening,
         completions=completions,
         without=without,
     )
+
+
+def _label(path: Path, folder: Path) -> str:
+    """The result's name: as it was given; of a path from the root its end, not where a user is."""
+    if path.is_absolute():
+        keep = 2 if folder.name == _IN_RUN else 1
+        path = Path(*folder.parts[-keep:])
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _read(folder: Path, report: Report, sharpening: float) -> Completions:

@@ -55,8 +55,12 @@ def _same(model: AdaptedModel, name: str | None, base: Any) -> bool:
 
 
 def _is_quantised(base: Any) -> bool:
-    """Whether inputs of layers may be rounded, and a last digit so may move a whole step."""
-    return bool(getattr(base, "is_quantized", False))
+    """Whether inputs of layers may be rounded, and a last digit so may move a whole step.
+
+    What came from a GGUF file is called quantised by transformers, and is not any more.
+    """
+    method = getattr(base, "quantization_method", None)
+    return bool(getattr(base, "is_quantized", False)) and getattr(method, "value", "") != "gguf"
 
 
 def _reach(config: Any) -> float:

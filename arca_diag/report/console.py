@@ -56,10 +56,19 @@ def render_console(
     if not report.findings:
         parts += [Text("no fault found"), Text("")]
     parts += [Text(f"Files    {folder}/", no_wrap=True, overflow="ignore")]
-    parts += [Text("         report.json; .parquet: tokens, trajectories, rollouts, noise, layers")]
-    parts += [Text("         plots/concentration  plots/lorenz  plots/residual  (.png, .svg)")]
+    parts += [Text(f"         {line}") for line in _files(report)]
     parts += [Text(f"Next     {reproduce}", no_wrap=True, overflow="ignore")]
     return Group(*parts)
+
+
+def _files(report: Report) -> list[str]:
+    """What lies in the folder: pages to look at first, then the data."""
+    pages = [name for name in ("report.html", "report.pdf") if name in report.files]
+    pages += ["plots/ (SVG)"] if any(name.startswith("plots/") for name in report.files) else []
+    kept = ("tokens", "trajectories", "rollouts", "noise", "layers")
+    tables = [name for name in kept if f"{name}.parquet" in report.files]
+    data = "report.json" + (f"; .parquet: {', '.join(tables)}" if tables else "")
+    return [", ".join(pages) or "no pages: arca-diag report DIR --html FILE makes one", data]
 
 
 def _run_card(report: Report) -> Table:

@@ -26,6 +26,7 @@ from arca_diag.gate import names
 from arca_diag.gate.profiles import PROFILES
 from arca_diag.pipeline import diagnose
 from arca_diag.results import Report
+from tests.conftest import UNRENDERED
 from tests.gate.test_outcome import PUBLISHED
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
@@ -58,6 +59,7 @@ def call(*arguments: str | Path, cwd: Path, **env: str) -> Done:
         cwd=cwd,
         env={k: v for k, v in os.environ.items() if not k.startswith("ARCA_DIAG_")}
         | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        | UNRENDERED
         | env,
         timeout=300,
     )
@@ -82,7 +84,7 @@ def gate(desk: Path) -> Callable[..., Done]:
 
 
 def scanned(run: Path, out: Path, **options: object) -> Path:
-    return diagnose(resolve({"run": run, "out": out, **options}, environ={})).folder
+    return diagnose(resolve({"run": run, "out": out, **options}, environ=UNRENDERED)).folder
 
 
 @pytest.fixture(scope="module")

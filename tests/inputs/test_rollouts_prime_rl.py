@@ -11,6 +11,7 @@ from arca_diag.errors import RolloutError
 from arca_diag.inputs.rollouts import prime_rl
 from arca_diag.inputs.rollouts.record import Notes, Sample, hash_ids
 from arca_diag.pipeline import diagnose
+from tests.conftest import UNRENDERED
 from tests.inputs import EOS, a_run, read_rollouts, sample_copy, write_jsonl
 from tests.inputs.hostile import check_broken_lines, check_every_damage
 
@@ -249,7 +250,7 @@ def test_a_scan_has_the_numbers_of_the_same_completions_given_by_hand(tmp_path):
     tables = []
     for name, rollouts in (("hand", by_hand), ("prime", export(tmp_path, steps))):
         given = {"run": run, "out": tmp_path / name, "checkpoints": "20", "rollouts": rollouts}
-        diagnose(resolve(given, environ={}))
+        diagnose(resolve(given, environ=UNRENDERED))
         tables.append(pd.read_parquet(tmp_path / name / "tokens.parquet"))
     assert len(tables[0]) > 100
     pd.testing.assert_frame_equal(*tables)

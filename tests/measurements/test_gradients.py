@@ -19,6 +19,7 @@ from arca_diag.replay.layers import UnknownLayers
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import GRADIENTS
+from tests.conftest import UNRENDERED
 
 STEP = 7
 
@@ -205,7 +206,7 @@ def test_the_order_of_the_gradients_rows_moves_nothing() -> None:
 
 def scan(run: Path, out: Path, **flags: Any) -> Diagnosis:
     options = {"groups": 2, "fixed_groups": 1, "checkpoints": "100", "gradients": 30} | flags
-    return diagnose(resolve({"run": run, "out": out, **options}, environ={}))
+    return diagnose(resolve({"run": run, "out": out, **options}, environ=UNRENDERED))
 
 
 def figures(found: Diagnosis) -> list[Measurement]:

@@ -30,7 +30,7 @@ from arca_diag.replay.scores import Replayed
 from arca_diag.results import Measurement, Report
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import NOISE, Tables, noise_table, redact
-from tests.conftest import Ragged, batch, ragged
+from tests.conftest import UNRENDERED, Ragged, batch, ragged
 from tests.replay.test_forward import COLUMNS
 from tests.test_store import report
 from tests.test_tables import STEPS, World, expected_signals, world
@@ -327,7 +327,7 @@ def scan(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Scan:
             if factor != 1:
                 scale(run, factor)
             flags = {"run": run, "out": folder / "out", "dtype": dtype, **SMALL}
-            found = diagnose(resolve(flags, environ={}))
+            found = diagnose(resolve(flags, environ=UNRENDERED))
             done[factor, dtype] = found.report, found.folder
         return done[factor, dtype]
 
@@ -426,7 +426,7 @@ def test_the_low_precision_model_is_gone_before_the_base_comes_again_in_float32(
     monkeypatch.setattr(replay_noise, "load_adapted", load_again)
     gc.collect()
     flags = {"run": tiny_run, "out": tmp_path / "out", "dtype": "bfloat16", "groups": 1}
-    diagnose(resolve(flags | {"fixed_groups": 1, "checkpoints": "20"}, environ={}))
+    diagnose(resolve(flags | {"fixed_groups": 1, "checkpoints": "20"}, environ=UNRENDERED))
     assert heard == ["float32"]
 
 
@@ -440,7 +440,7 @@ def test_a_result_of_before_noise_was_kept_is_judged_again_without_it(
     del older["files"]["noise.parquet"]
     path.write_text(json.dumps(older))
     flags = {"run": tiny_run, "out": out, "dtype": "float32", "sharpening": 2.0, **SMALL}
-    again = diagnose(resolve(flags, environ={}))
+    again = diagnose(resolve(flags, environ=UNRENDERED))
     assert again.did == "judged again"
     found = shares(again.report, "other-batch").values()
     assert {(m.value, m.reason) for m in found} == {(None, "no noise was measured")}
@@ -454,7 +454,7 @@ def test_noise_is_judged_again_to_the_same_figures(
     out = Path(shutil.copytree(folder, tmp_path / "out"))
     saved = (out / "noise.parquet").read_bytes()
     flags = {"run": tiny_run, "out": out, "dtype": "float32", "sharpening": 2.0, **SMALL}
-    again = diagnose(resolve(flags, environ={}))
+    again = diagnose(resolve(flags, environ=UNRENDERED))
     assert again.did == "judged again"
     assert shares(again.report, "other-batch") == shares(before, "other-batch")
     assert (out / "noise.parquet").read_bytes() == saved

@@ -11,6 +11,7 @@ from arca_diag.errors import ConfigError
 from arca_diag.pipeline import diagnose
 from arca_diag.replay.device import BATCH_TOKENS, resolve
 from arca_diag.store import read_table
+from tests.conftest import UNRENDERED
 
 SIGNALS = ["surprisal", "entropy", "kl_exact", "residual"]
 
@@ -42,7 +43,7 @@ class TestResolve:
 def scanned(run: Path, out: Path, **options: object):
     """The tokens of a small scan."""
     flags = {"run": run, "out": out, "groups": 1, "fixed_groups": 1, **options}
-    found = diagnose(configured(flags, environ={}))
+    found = diagnose(configured(flags, environ=UNRENDERED))
     return read_table(found.folder, found.report, "tokens.parquet")
 
 

@@ -23,6 +23,7 @@ from arca_diag.inputs.runs import Checkpoint
 from arca_diag.pipeline import Diagnosis, diagnose
 from arca_diag.progress import Silent
 from arca_diag.replay.generate import sample_completions
+from tests.conftest import UNRENDERED
 from tests.inputs import EOS, SAMPLE, a_run, sample_copy
 from tests.replay.test_forward import load
 
@@ -143,7 +144,7 @@ def bare(tmp_path: Path) -> Path:
 
 def scan(run: Path, **flags: Any) -> Diagnosis:
     options = {"run": run, "prompts": run.parent / "prompts.txt", "generate": 4} | flags
-    return diagnose(resolve(options, environ={}, cwd=run.parent))
+    return diagnose(resolve(options, environ=UNRENDERED, cwd=run.parent))
 
 
 class TestAScan:

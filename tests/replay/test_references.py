@@ -23,6 +23,7 @@ from arca_diag.replay.adapted import AdaptedModel, load_adapted
 from arca_diag.replay.batches import Work, plan
 from arca_diag.replay.forward import replay
 from arca_diag.replay.scores import Replayed
+from tests.conftest import UNRENDERED
 from tests.replay.test_convert import special_adapter, summed
 from tests.replay.test_forward import (
     Plain,
@@ -56,7 +57,7 @@ def a_run(root: Path, rollouts: list[Rollout], steps: tuple[int, ...] = (10, 20)
 
 def loaded(run: Path, asked: str = "auto") -> AdaptedModel:
     """The model as a scan loads it, in float64."""
-    config = resolve(options(run, asked), environ={}, cwd=run)
+    config = resolve(options(run, asked), environ=UNRENDERED, cwd=run)
     inputs = gather(config, find_run(run), frozenset())
     model, _ = load_adapted(inputs, "float64", "cpu")
     return model
@@ -288,7 +289,7 @@ def test_the_report_names_the_reference_and_a_changed_one_is_another_scan(
 
     def scan(asked: str, **more: Any) -> Any:
         given = options(run, asked) | {"dtype": "float32", "device": "cpu"} | more
-        return diagnose(resolve(given, environ={}, cwd=tmp_path))
+        return diagnose(resolve(given, environ=UNRENDERED, cwd=tmp_path))
 
     report = scan("auto").report
     assert report.reference.kind == "ref-adapter"

@@ -97,11 +97,19 @@ def planted(
     )
     whole = report(**given)
     infos = [CheckpointInfo(name=f"checkpoint-{s}", step=s, measured=True) for s in steps]
-    options = {**whole.provenance.options, "sharpening": sharpening, "epsilon": 1e-8}
+    options = {
+        **whole.provenance.options,
+        "sharpening": sharpening,
+        "epsilon": 1e-8,
+        "credit": "uniform",
+        "credit_source": "stock trainers weight tokens evenly",
+    }
     whole = whole.model_copy(
         update={
             "run": whole.run.model_copy(update={"checkpoints": infos}),
-            "provenance": whole.provenance.model_copy(update={"options": options}),
+            "provenance": whole.provenance.model_copy(
+                update={"options": options, "base": {"name": "a base", "sha256": "00" * 32}}
+            ),
         }
     )
     frames = Tables(tokens=tokens, trajectories=trajectories, rollouts=pd.DataFrame(rollouts))

@@ -1,0 +1,111 @@
+"""`arca-diag report`: a saved result on the terminal, as a page, on paper, for a pull request."""
+
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from arca_diag.commands.forms import Forms
+from arca_diag.commands.holding import saved_as_asked
+from arca_diag.commands.options import Font, Html, Json, Markdown, Pdf, Verbose
+from arca_diag.commands.output import check_not_read, write_bytes
+from arca_diag.config import FILES
+from arca_diag.errors import ArcaError
+from arca_diag.gate.reading import MARKER, REPORT
+from arca_diag.terminal import (
+    fixable_errors,
+    print_raw,
+    progress_bar,
+    say_more,
+    shown,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from arca_diag.rendering import Pages
+
+
+def report(
+    target: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A result folder, or a run that has one.")
+    ],
+    html: Html = None,
+    pdf: Pdf = None,
+    md: Markdown = None,
+    show: Annotated[
+        bool, typer.Option("--open", help="Show the page in the browser of this machine.")
+    ] = False,
+    font: Font = None,
+    redact_text: Annotated[
+        bool,
+        typer.Option("--redact-text", help="Keep prompts, completions, tokens and their ids out."),
+    ] = False,
+    credit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="uniform|SIGNAL|top_entropy:Q",
+            help="The credit the run trained with. (default: what the result says)",
+        ),
+    ] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Judge again with this floor.")] = None,
+    sharpening: Annotated[float | None, typer.Option(help="Judge again at this power.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Judge again with this seed.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Options and cuts, TOML. (default: arca.toml, pyproject.toml here)"),
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Show a saved result again, as it is or judged otherwise: no model, no network.
+
+    Without a file to write it is printed as a scan prints it. The folder itself is not changed.
+    """
+    judging = {"credit": credit, "epsilon": epsilon, "sharpening": sharpening, "seed": seed}
+    with fixable_errors():
+        say_more(verbose)
+        forms = Forms(html=html, pdf=pdf, md=md, font=font)
+        forms.check(json=json)
+        kept = [target / name for name in (REPORT, MARKER)]
+        check_not_read(forms.files, [target, *kept, *([config] if config else map(Path, FILES))])
+        with progress_bar() as progress:
+            progress.stage("reading the result")
+            folder, found, frames = saved_as_asked(target, judging, config)
+            check_not_read(
+                forms.files, [folder / name for name in found.files if name not in _PAGES]
+            )
+            if redact_text:
+                from arca_diag.rendering import without_text
+
+                found, frames = without_text(found, frames)
+            if forms.any or show:
+                progress.stage("drawing")
+                from arca_diag.rendering import pages
+
+                made = pages(found, frames)
+                forms.write(made)
+                if show:
+                    _show(made, html)
+        if json:
+            print_raw(found.to_json())
+        elif not forms.any and not show:
+            from arca_diag.report.console import print_report
+
+            print_report(stdout(), found, shown(folder), f"arca-diag gate {shown(folder)}")
+
+
+#: What may be written over in a result folder: it is rendered from the rest.
+_PAGES = ("report.html", "report.pdf")
+
+
+def _show(made: "Pages", html: Path | None) -> None:
+    """Open the page that was written, or one in a folder of its own."""
+    if html is None:
+        html = Path(tempfile.mkdtemp(prefix="arca-diag-")) / "report.html"
+        write_bytes(html, made.html())
+    if not webbrowser.open(html.resolve().as_uri()):
+        raise ArcaError(
+            "no browser could be started here", hint=f"the page is {html}: open it elsewhere"
+        )

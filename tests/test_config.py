@@ -276,7 +276,9 @@ class TestOptionLists:
             "cache_gib",
             "shard",
         }
-        assert rest == {"run", "checkpoints", "out", "force", "allow_download", "no_render"} | passes
+        assert (
+            rest == {"run", "checkpoints", "out", "force", "allow_download", "no_render"} | passes
+        )
 
 
 class TestCredit:

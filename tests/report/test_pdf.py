@@ -148,6 +148,12 @@ class TestPages:
             for page in pypdf.PdfReader(io.BytesIO(data)).pages:
                 assert len(page.extract_text().split()) > 12
 
+    def test_a_short_table_stays_on_one_page(self) -> None:
+        for filler in range(30, 60):
+            data = of(Paragraph(text="\n".join(["line"] * filler)), figures(7))
+            pages = [p.extract_text() for p in pypdf.PdfReader(io.BytesIO(data)).pages]
+            assert [p for p in pages if "signal_0" in p] == [p for p in pages if "signal_6" in p]
+
     def test_a_heading_is_never_the_last_of_its_page(self) -> None:
         for filler in range(30, 60):
             blocks = (Paragraph(text="\n".join(["line"] * filler)),)

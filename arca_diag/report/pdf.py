@@ -35,6 +35,7 @@ _PAGE_MM = 180  # between the margins
 _NARROW, _WIDE = 32, 80  # characters of a cell: up to here in one line; more gets no more room
 _SIZES = (8.0, 7.5, 7.0, 6.5)  # of a table's letters, in points: the largest that needs no wrapping
 _EM, _INSET_MM = 0.56, 2.2  # of an average character, and of a column
+_ROWS = 12  # of a table that is kept on one page
 _WHOLE = 1200  # characters of a finding that is kept on one page
 _POINTS = re.compile(r'<svg\b[^>]*?\bwidth="([\d.]+)pt"', re.DOTALL)
 
@@ -132,6 +133,7 @@ class _Setter:
             "rows": [[*map(self._set, row)] for row in table.rows],
             "caption": self._set(table.caption),
             "right": sorted(table.right),
+            "whole": _stays_whole(table),
             **_columns(table),
         }
 
@@ -163,6 +165,12 @@ class _Setter:
 
     def _tokens(self, heat: HeatMap) -> dict[str, Any]:
         return static_heat(heat, self._set, self._fonts.drawable)
+
+
+def _stays_whole(table: Table) -> bool:
+    """Whether it is short: a few rows of a line each."""
+    cells = [cell for row in table.rows for cell in row]
+    return len(table.rows) <= _ROWS and all(len(c) <= _NARROW and "\n" not in c for c in cells)
 
 
 def _columns(table: Table) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def one_glyph(character: str, family: str = "Tiny Test") -> bytes:
     builder.setupGlyf({".notdef": square, "square": square})
     builder.setupHorizontalMetrics({".notdef": (1000, 100), "square": (1000, 100)})
     builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    names = {"familyName": family, "styleName": "Regular", "psName": family.replace(" ", "")}
+    builder.setupNameTable(names | {"fullName": family})
     builder.setupOS2(sTypoAscender=800, usWinAscent=800, usWinDescent=200)
     builder.setupPost()
     sink = io.BytesIO()
@@ -146,6 +147,12 @@ class TestPages:
         for data in (render_pdf(document(), heat()), render_pdf(hostile_document(), None)):
             for page in pypdf.PdfReader(io.BytesIO(data)).pages:
                 assert len(page.extract_text().split()) > 12
+
+    def test_a_short_table_stays_on_one_page(self) -> None:
+        for filler in range(30, 60):
+            data = of(Paragraph(text="\n".join(["line"] * filler)), figures(7))
+            pages = [p.extract_text() for p in pypdf.PdfReader(io.BytesIO(data)).pages]
+            assert [p for p in pages if "signal_0" in p] == [p for p in pages if "signal_6" in p]
 
     def test_a_heading_is_never_the_last_of_its_page(self) -> None:
         for filler in range(30, 60):

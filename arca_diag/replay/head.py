@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_TILE_ELEMENTS = 2**22  # logits in a tile: 16 MB in float32, whatever the vocabulary
+_TILE_ELEMENTS = 2**24  # logits in a tile: 64 MB in float32, whatever the vocabulary
 
 #: Logits that a CPU works on at a time: what is read and written several times over stays in its
 #: cache, which makes the work on a large vocabulary four times as fast.

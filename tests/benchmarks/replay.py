@@ -137,6 +137,11 @@ def least(name: str, value: float, limit: float, unit: str = "", **detail: float
     return Row(name=name, value=value, bar=bar, met=bool(value >= limit), detail=detail)
 
 
+def told(name: str, value: float, **detail: float) -> Row:
+    """A figure that there is no bar for."""
+    return Row(name=name, value=value, bar="no bar", met=True, detail=detail)
+
+
 def seconds(repeats: int, **runs: Callable[[], object]) -> dict[str, float]:
     """Median time of each, in turns, so that what slows the machine slows all alike.
 
@@ -181,6 +186,7 @@ def _passes(scale: Scale, dtype: torch.dtype, *, at_most: float, faster: float) 
         plain_adapted=plain_adapted,
         replay=lambda: run_replay(setting),
         loop=lambda: loop(setting.model, setting.names, rollouts),
+        one_by_one=lambda: loop(setting.model, setting.names, rollouts, batch=1),
     )
     said = str(dtype).removeprefix("torch.")
     floor = floor_tokens(rollouts) / all_tokens(rollouts)
@@ -188,6 +194,8 @@ def _passes(scale: Scale, dtype: torch.dtype, *, at_most: float, faster: float) 
     plain = (len(setting.names) + 1) * took["plain"]
     yield most(f"replay / (N + 1) plain passes, {said}", took["replay"] / plain, at_most, **detail)
     yield least(f"loop / replay, {said}", took["loop"] / took["replay"], faster, "x", **detail)
+    alone = took["one_by_one"] / took["replay"]
+    yield told(f"the same loop, a completion a pass / replay, {said}", alone)
 
 
 def second_scan(scale: Scale) -> Iterator[Row]:

@@ -121,11 +121,19 @@ def plain_pass(model: Any, rollouts: Sequence[Rollout], budget: int) -> None:
             model.get_output_embeddings()(hidden[inside])
 
 
-def loop(model: AdaptedModel, names: Sequence[str], rollouts: Sequence[Rollout]) -> None:
-    """What is written first, and the shape of the paper's code: 2 N passes, everything held."""
+def loop(
+    model: AdaptedModel,
+    names: Sequence[str],
+    rollouts: Sequence[Rollout],
+    batch: int = LOOP_BATCH,
+) -> None:
+    """What is written first, and the shape of the paper's code: 2 N passes, everything held.
+
+    So many completions go into a pass; 1 is the same without padding.
+    """
     for name in names:
-        for start in range(0, len(rollouts), LOOP_BATCH):
-            part = rollouts[start : start + LOOP_BATCH]
+        for start in range(0, len(rollouts), batch):
+            part = rollouts[start : start + batch]
             ids, attend = _padded(part)
             with torch.no_grad():
                 with model.using(name):

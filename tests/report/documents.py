@@ -1,9 +1,11 @@
 """A planted document with a block of every kind, and what reads the pages made of one."""
 
+import io
 import shutil
 import subprocess
 from pathlib import Path
 
+import pypdf
 import pytest
 
 from arca_diag.report.document import (
@@ -154,16 +156,17 @@ def hostile_document() -> Document:
     )
 
 
-def poppler(tool: str, data: bytes, folder: Path, *options: str) -> str:
+def poppler(tool: str, data: bytes, folder: Path, *options: str, out: Path | str = "-") -> str:
     """What a tool of poppler says of a PDF."""
     if shutil.which(tool) is None:
         pytest.fail(f"{tool} is missing: apt-get install poppler-utils (or brew install poppler)")
     path = folder / "made.pdf"
     path.write_bytes(data)
-    command = [tool, *options, str(path), *(["-"] if tool == "pdftotext" else [])]
+    command = [tool, *options, str(path), *([str(out)] if tool != "pdffonts" else [])]
     return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()
 
 
-def words_of(data: bytes, folder: Path) -> str:
+def words_of(data: bytes) -> str:
     """The text of a PDF without any white space, so that no line break matters."""
-    return "".join(poppler("pdftotext", data, folder).split())
+    pages = pypdf.PdfReader(io.BytesIO(data)).pages
+    return "".join("".join(page.extract_text() for page in pages).split())

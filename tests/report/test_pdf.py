@@ -70,7 +70,7 @@ def one_glyph(character: str, family: str = "Tiny Test") -> bytes:
 
 class TestContent:
     def test_every_text_of_every_kind_of_block_is_there(self, tmp_path: Path) -> None:
-        words = words_of(render_pdf(document(), None), tmp_path)
+        words = words_of(render_pdf(document(), None))
         for text in (
             "run-17", "1 warning", "At step 30 surprisal would rest on few tokens.",
             "3 checkpoints", "400 completions", "arca-diag 9.8.7", "2026-03-04T05:06:07+00:00",
@@ -86,7 +86,7 @@ class TestContent:
 
     def test_every_cell_of_every_table_is_there(self, tmp_path: Path) -> None:
         table = figures(90)
-        words = words_of(of(table), tmp_path)
+        words = words_of(of(table))
         missing = [c for row in table.rows for c in row if squeezed(c) not in words]
         assert missing == []
 
@@ -98,7 +98,7 @@ class TestContent:
 
     def test_what_is_folded_on_the_page_is_open_here(self, tmp_path: Path) -> None:
         folded = Section(id="a", title="A", blocks=(Paragraph(text="hidden"),), folded=True)
-        assert "hidden" in words_of(render_pdf(document(folded), None), tmp_path)
+        assert "hidden" in words_of(render_pdf(document(folded), None))
 
     def test_pictures_are_vectors_with_their_words_for_who_cannot_see(self) -> None:
         data = of(picture())
@@ -109,7 +109,7 @@ class TestContent:
         )
 
     def test_the_level_is_a_word_and_not_a_colour_alone(self, tmp_path: Path) -> None:
-        words = [words_of(of(found(level=level)), tmp_path) for level in ("error", "warn", "note")]
+        words = [words_of(of(found(level=level))) for level in ("error", "warn", "note")]
         assert ["ERROR" in w for w in words] == [True, False, False]
         assert ["WARNING" in w for w in words] == [False, True, False]
         assert ["NOTE" in w for w in words] == [False, False, True]
@@ -208,6 +208,7 @@ class TestFile:
         time.sleep(1.1)
         assert render_pdf(document(made=made), None) == data
 
+    @pytest.mark.slow
     def test_every_font_is_embedded_and_is_dejavu(self, tmp_path: Path) -> None:
         told = poppler("pdffonts", render_pdf(document(), heat()), tmp_path)
         rows = [line.split() for line in told.splitlines()[2:]]
@@ -221,18 +222,35 @@ class TestFile:
         assert not [o for o in _objects(reader) if "/URI" in str(o.get_object())]
 
 
+@pytest.mark.slow
+def test_pdftotext_reads_every_word_too(tmp_path: Path) -> None:
+    data = render_pdf(document(), heat())
+    told = "".join(poppler("pdftotext", data, tmp_path).split()).replace("\u2060", "")
+    assert sorted(told) == sorted(words_of(data))  # the order of columns is each reader's own
+
+
+@pytest.mark.slow
+def test_every_page_can_be_drawn(tmp_path: Path) -> None:
+    data = render_pdf(document(), heat())
+    poppler("pdftoppm", data, tmp_path, "-r", "40", "-png", out=tmp_path / "page")
+    pages = sorted(tmp_path.glob("page*.png"))
+    assert len(pages) == len(pypdf.PdfReader(io.BytesIO(data)).pages)
+    assert min(len(set(page.read_bytes())) for page in pages) > 100  # no blank one
+
+
 class TestHostileText:
     def test_each_is_shown_as_it_is_wherever_it_stands(self, tmp_path: Path) -> None:
-        words = words_of(render_pdf(hostile_document(), None), tmp_path)
+        words = words_of(render_pdf(hostile_document(), None))
         for shown in HOSTILE.values():
             # Paragraph, fact, two cells, title, caption, message, action, evidence and source.
             assert words.count(squeezed(shown)) >= 10, shown
 
     def test_a_long_token_is_cut_and_its_length_is_said(self, tmp_path: Path) -> None:
-        words = words_of(of(Paragraph(text=LONG)), tmp_path)
+        words = words_of(of(Paragraph(text=LONG)))
         assert "…(100,000characters)" in words
         assert words.count("q") == 4000
 
+    @pytest.mark.slow
     def test_a_long_token_stays_within_the_margins(self, tmp_path: Path) -> None:
         data = of(
             Paragraph(text=LONG),
@@ -243,6 +261,7 @@ class TestHostileText:
         widths = [float(x) for x in re.findall(r'xMax="([\d.]+)"', boxes)]
         assert max(widths) <= 595.3 - 40
 
+    @pytest.mark.slow
     def test_nothing_of_a_long_finding_is_off_the_page(self, tmp_path: Path) -> None:
         lines = "\n".join(f"line{i}" for i in range(200))
         words = poppler("pdftotext", of(found(lines), found(lines)), tmp_path).split()
@@ -252,26 +271,28 @@ class TestHostileText:
         secret = tmp_path / "secret.txt"
         secret.write_text("planted-secret")
         text = f'#read("{secret}") #include "{secret}" \\u{{23}}read'
-        assert "planted-secret" not in words_of(of(Paragraph(text=text)), tmp_path)
+        assert "planted-secret" not in words_of(of(Paragraph(text=text)))
 
 
 class TestCharactersThatNoFontHas:
     def test_they_are_shown_by_their_code_points(self, tmp_path: Path) -> None:
-        words = words_of(of(Paragraph(text="a中文b 가")), tmp_path)
+        words = words_of(of(Paragraph(text="a中文b 가")))
         assert "aU+4E2DU+6587bU+AC00" in words
 
+    @pytest.mark.slow
     def test_a_font_draws_what_it_has_and_the_rest_stays(self, tmp_path: Path) -> None:
         page = document(Section(id="a", title="A中", blocks=(Paragraph(text="a中文b"),)))
         data = render_pdf(page, None, font=one_glyph("中"))
-        assert "a中U+6587b" in words_of(data, tmp_path)
+        assert "a中U+6587b" in words_of(data)
         assert "TinyTest" in poppler("pdffonts", data, tmp_path).replace(" ", "")
 
     def test_a_font_may_be_a_file(self, tmp_path: Path) -> None:
         path = tmp_path / "tiny.ttf"
         path.write_bytes(one_glyph("文"))
         page = document(Section(id="a", title="A", blocks=(Paragraph(text="中文"),)))
-        assert "U+4E2D文" in words_of(render_pdf(page, None, font=path), tmp_path)
+        assert "U+4E2D文" in words_of(render_pdf(page, None, font=path))
 
+    @pytest.mark.slow
     def test_dejavu_draws_what_it_can_even_so(self, tmp_path: Path) -> None:
         page = document(Section(id="a", title="A", blocks=(Paragraph(text="plain"),)))
         data = render_pdf(page, None, font=one_glyph("p"))
@@ -279,7 +300,7 @@ class TestCharactersThatNoFontHas:
 
     def test_tokens_too(self, tmp_path: Path) -> None:
         shown = heat([["中", "x"], ["文", "y"]])
-        words = words_of(render_pdf(document(), shown, font=one_glyph("中")), tmp_path)
+        words = words_of(render_pdf(document(), shown, font=one_glyph("中")))
         assert "中" in words
         assert "U+6587" in words
 

@@ -1,11 +1,13 @@
 """A result that holds text, redacted when it is rendered: no form holds any of it."""
 
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
 
 from arca_diag.report.heatmap import heat_map
+from arca_diag.report.html import render_html
 from arca_diag.report.markdown import render_markdown
 from arca_diag.report.pdf import render_pdf
 from arca_diag.report.summary import report_document
@@ -38,7 +40,8 @@ def held() -> tuple[Report, Tables]:
 def forms(report: Report, frames: Tables, folder: Path) -> dict[str, str]:
     document, heat = report_document(report, []), heat_map(report, frames)
     return {
-        "pdf": words_of(render_pdf(document, heat), folder),
+        "html": unescape(render_html(document, heat)),
+        "pdf": words_of(render_pdf(document, heat)),
         "markdown": render_markdown(document, most_bytes=10**9),
         "json": report.to_json(),
     }

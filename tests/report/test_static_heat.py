@@ -95,7 +95,7 @@ class TestTokens:
 class TestOnPaper:
     def test_tokens_limits_and_figures_are_there(self, tmp_path: Path) -> None:
         found = heat(MANY)
-        words = words_of(render_pdf(document(), found), tmp_path)
+        words = words_of(render_pdf(document(), found))
         for case in shown(found)["cases"]:
             assert "".join(case["title"].split()) in words
             for row in case["rows"]:
@@ -109,7 +109,7 @@ class TestOnPaper:
     )
     def test_hostile_tokens_are_shown(self, token: str, tmp_path: Path) -> None:
         found = heat([[token, "b", "c"], ["d", "e"]])
-        words = words_of(render_pdf(document(), found), tmp_path)
+        words = words_of(render_pdf(document(), found))
         case = next(c for c in found.cases if c.rollout_id == "r0")
         assert "".join(case.tokens[0].text.split()) in words
 

@@ -14,8 +14,8 @@ from playwright.sync_api import sync_playwright
 from arca_diag import rendering, store
 
 SAMPLES = Path(__file__).parent
-#: Sample with pictures -> part of the page -> name of its picture.
-PICTURES = {"smollm2-addition": {"trend-over-the-run": "trend", "tokens": "tokens"}}
+#: Sample with pictures -> part of its page, as CSS selects it -> name of its picture.
+PICTURES = {"smollm2-addition": {"#trend-over-the-run figure": "trend", "#tokens": "tokens"}}
 
 
 def main(results: list[str]) -> None:
@@ -43,7 +43,7 @@ def take(folder: Path, wanted: dict[str, str]) -> None:
         page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="light")
         page.goto((folder / rendering.HTML).resolve().as_uri())
         for part, name in wanted.items():
-            page.locator(f"#{part}").screenshot(path=folder / f"{name}.png")
+            page.locator(part).first.screenshot(path=folder / f"{name}.png")
         browser.close()
 
 

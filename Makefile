@@ -36,10 +36,13 @@ lint: $(STAMP)
 
 # A file at a time on each of two processes: fixtures of a file are made once.
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not gpu and not quantized" --numprocesses 2 --dist loadfile
 
 test-slow: $(BASE)
-	$(BIN)/python -m pytest -m "slow and not gpu" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "slow and not gpu and not quantized" \
+	    --numprocesses 2 --dist loadfile
+	$(PIP) --target $(VENV)/quantized --upgrade --no-deps bitsandbytes
+	PYTHONPATH=$(VENV)/quantized $(BIN)/python -m pytest -m quantized
 
 # How close replay is to the limit of the machine, on the real base: minutes on an idle one.
 bench: $(BASE)

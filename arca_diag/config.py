@@ -153,8 +153,8 @@ class ScanConfig(BaseModel):
 
     def asked(self) -> dict[str, Any]:
         """What a share of a scan has in common with the others, to be asked for again."""
-        own = {"run", "out", "shard", "force", "no_cache", "cache_dir", "cache_gib", "thresholds"}
-        rest = self.model_dump(mode="json", exclude=own)
+        place = {"run", "out", "shard", "force", "no_cache", "cache_dir", "cache_gib", "no_render"}
+        rest = self.model_dump(mode="json", exclude={*place, "thresholds"})
         return rest | {"thresholds": dict(self.thresholds)}
 
     @property

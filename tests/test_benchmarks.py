@@ -327,6 +327,6 @@ class TestReplay:
         out = tmp_path / "figures.json"
         assert replay.main(["--quick", "--only", only, "--out", str(out)]) == 0
         rows = json.loads(out.read_text())["rows"]
-        assert len(rows) == 8
+        assert len(rows) == 10
         assert all(row["value"] > 0 for row in rows)
         assert "prompts of 45 tokens, completions of 17 on average" in capsys.readouterr().out

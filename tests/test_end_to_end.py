@@ -54,8 +54,9 @@ DRAWN = {
     "position_explained_null",
 }
 TABLES = tuple(
-    f"{name}.parquet" for name in ("tokens", "trajectories", "rollouts", "noise", "layers")
+    f"{name}.parquet" for name in ("tokens", "trajectories", "rollouts", "noise", "layers", "log")
 )
+PAGES = ("report.html", "report.pdf")
 PLOTS = tuple(
     f"plots/{name}.svg"
     for name in (
@@ -156,7 +157,7 @@ def finished(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """The scan that most tests look at, by the command line. Do not change its folder."""
     out = tmp_path_factory.mktemp("finished") / "out"
     words = ("scan", tiny_run, "--out", out, "--groups", "2", "--fixed-groups", "3", "--json")
-    return out, command(*words)
+    return out, command(*words, environment={"ARCA_DIAG_NO_RENDER": "0"})
 
 
 @pytest.fixture
@@ -232,13 +233,12 @@ def test_every_file_of_the_design_is_there_and_listed_with_its_hash(
 ) -> None:
     files = files_in(finished[0])
     files.pop(".arca-diag.json")
-    assert set(files) == {*TABLES, *PLOTS, "report.json"}
+    assert set(files) == {*TABLES, *PLOTS, *PAGES, "report.json"}
     listed = report_of(finished[0])["files"]
-    assert listed.pop("report.json") is None
+    for name in ("report.json", *PAGES):  # they say when they were made
+        assert listed.pop(name) is None
     assert listed == {
-        name: hashlib.sha256(data).hexdigest()
-        for name, data in files.items()
-        if name != "report.json"
+        name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name in listed
     }
     assert b"<svg" in files["plots/lorenz.svg"]
 
@@ -371,7 +371,7 @@ def test_the_run_sharpens_as_it_learns(finished: tuple[Path, Done]) -> None:
 def test_two_scans_give_the_same_bytes_apart_from_provenance(
     finished: tuple[Path, Done], tiny_run: Path, tmp_path: Path
 ) -> None:
-    again = scan(tiny_run, out=tmp_path / "out")
+    again = scan(tiny_run, out=tmp_path / "out", no_render=False)
     assert again.did == "measured"
     one, other = files_in(finished[0]), files_in(tmp_path / "out")
     assert one.keys() == other.keys()
@@ -462,7 +462,7 @@ def test_other_judging_options_need_no_model_and_give_what_a_fresh_scan_gives(
     assert stages.heard == ["reading the run"]
     fresh = scan(tiny_run, out=tmp_path / "fresh", **judging)
     assert fresh.did == "measured"
-    for name in (*TABLES, *PLOTS):
+    for name in TABLES:
         assert (copied / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes(), name
     assert without_provenance(copied) == without_provenance(tmp_path / "fresh")
     one, other = (report_of(f)["provenance"] for f in (copied, tmp_path / "fresh"))
@@ -527,7 +527,7 @@ def test_another_seed_is_recorded_and_moves_only_what_is_drawn(
     after = report_of(copied)
     assert after["provenance"]["seed"] == 7
     assert after["provenance"]["options"]["seed"] == 7
-    for name in (*TABLES, *PLOTS):
+    for name in TABLES:
         assert (copied / name).read_bytes() == before[name], name
     pairs = zip(figures["measurements"], after["measurements"], strict=True)
     assert {m["name"] for m, other in pairs if m != other} == DRAWN

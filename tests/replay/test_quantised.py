@@ -33,7 +33,7 @@ from tests.replay.test_forward import (
     scored,
 )
 
-pytest.importorskip("bitsandbytes")
+pytestmark = pytest.mark.quantized
 
 FOUR = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 EIGHT = {"load_in_8bit": True}

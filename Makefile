@@ -42,7 +42,7 @@ test-slow: $(BASE)
 	$(BIN)/python -m pytest -m "slow and not gpu and not quantized" \
 	    --numprocesses 2 --dist loadfile
 	$(PIP) --target $(VENV)/quantized --upgrade --no-deps bitsandbytes
-	PYTHONPATH=$(VENV)/quantized $(BIN)/python -m pytest -m quantized
+	PYTHONPATH=$(VENV)/quantized $(BIN)/python -m pytest tests/replay/test_quantised.py -m quantized
 
 # How close replay is to the limit of the machine, on the real base: minutes on an idle one.
 bench: $(BASE)

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,19 @@ class TestHowFast:
         shutil.copytree(TINY, run, ignore=shutil.ignore_patterns("checkpoint-*", "arca-diag"))
         for step in range(10, 110, 10):
             shutil.copytree(TINY / "checkpoint-20", run / f"checkpoint-{step}")
-        assert min(self.seconds(run) for _ in range(3)) < 2
+        slower = max(1.0, min(self.yardstick() for _ in range(3)) / 0.6)
+        assert min(self.seconds(run) for _ in range(3)) < 2 * slower
+
+    def yardstick(self) -> float:
+        """Processor time of ten million additions: .6 s where the limit of two seconds is meant.
+
+        A rented core may be half as fast from one hour to the next.
+        """
+        begun = time.process_time()
+        total = 0
+        for number in range(10_000_000):
+            total += number
+        return time.process_time() - begun
 
     def seconds(self, run: Path) -> float:
         """Of a processor: what else runs on the machine is no part of it."""

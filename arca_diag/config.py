@@ -104,7 +104,7 @@ class ScanConfig(BaseModel):
     groups: Annotated[int, Field(ge=1)] = 16
     fixed_groups: Annotated[int, Field(ge=0)] = 32
     window: Annotated[int, Field(ge=0)] | None = None
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     batch_tokens: Annotated[int, Field(ge=1)] | None = None
     no_prefix_sharing: bool = False
     no_cache: bool = False

@@ -8,11 +8,8 @@ import typer
 from arca_diag.commands.forms import Forms
 from arca_diag.commands.options import Font, Html, Markdown, Pdf, Verbose
 from arca_diag.commands.output import check_not_read
-from arca_diag.gate.reading import MARKER, REPORT
 from arca_diag.terminal import fixable_errors, print_raw, progress_bar, say_more, stdout
 
-#: What of a result is never written over.
-_READ = ("", REPORT, MARKER, *(f"{t}.parquet" for t in ("tokens", "trajectories", "rollouts")))
 _RESULT = "A result folder, its report.json, or a run that has one."
 
 
@@ -43,7 +40,7 @@ def compare(
         say_more(verbose)
         forms = Forms(html=html, pdf=pdf, md=md, font=font)
         forms.check(json=json)
-        check_not_read(forms.files, [p / name for p in (before, after) for name in _READ])
+        check_not_read(forms.files, (before, after))
         with progress_bar() as progress:
             progress.stage("reading the results")
             from arca_diag.comparing import compare_results, without_text

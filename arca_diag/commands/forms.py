@@ -1,13 +1,15 @@
 """Where pages go: `--html`, `--pdf` and `--md`, of every command that has them."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from arca_diag.commands.output import write_bytes
+from arca_diag.commands.output import check_not_of_a_result, check_not_read, write_bytes
 from arca_diag.errors import ArcaError
+from arca_diag.report.words import safe
 from arca_diag.terminal import print_raw, shown, stderr
 
 if TYPE_CHECKING:  # pictures take a while to import
@@ -39,18 +41,24 @@ class Forms:
         """Check that they do not get in each other's way.
 
         Raises:
-            ArcaError: A page for a terminal, two forms for one place, or a font without a PDF.
+            ArcaError: A page for a terminal, two forms for one place, a font without a PDF, or a
+                form over the font or over a part of a result.
         """
         for option, file in (("--html", self.html), ("--pdf", self.pdf)):
             if file == STDOUT:
                 raise ArcaError(f"{option} - : a page is not for a terminal", hint="give a file")
         if json and self.md == STDOUT:
             raise ArcaError("--json and --md - would both go to stdout", hint="give --md a file")
-        named = [file.absolute() for file in self.files]
-        if len(set(named)) < len(named):
+        for option, file in (("--html", self.html), ("--pdf", self.pdf), ("--md", self.md)):
+            if file is not None and file.is_dir():
+                raise ArcaError(f"{option} names the folder {file}", hint="give a file")
+        named = {os.path.realpath(file) for file in self.files}
+        if len(named) < len(self.files):
             raise ArcaError("two forms go to one file", hint="give each its own")
         if self.font is not None and self.pdf is None:
             raise ArcaError("--font is for the PDF", hint="add --pdf FILE")
+        check_not_read(self.files, [self.font] if self.font else [])
+        check_not_of_a_result(self.files)
 
     def write(self, made: "Pages") -> None:
         """Render everything, then write it: a form that fails leaves no half of the others."""
@@ -63,6 +71,6 @@ class Forms:
             rendered.append((self.md, made.markdown().encode("utf-8")))
         for file, content in rendered:
             write_bytes(file, content)
-            stderr().print(Text(f"{shown(file)} was written"), soft_wrap=True)
+            stderr().print(Text(safe(f"{shown(file)} was written")), soft_wrap=True)
         if self.md == STDOUT:
             print_raw(made.markdown())

@@ -14,7 +14,8 @@ from arca_diag.errors import ArcaError, ResultError
 from arca_diag.gate.checks import OnDisk
 from arca_diag.gate.freshness import look_beside
 from arca_diag.gate.loading import Resolved, resolve_policy
-from arca_diag.gate.reading import REPORT, is_result, read_result
+from arca_diag.gate.reading import REPORT, is_result, read_result, result_at
+from arca_diag.gate.scope import finite
 from arca_diag.progress import Progress
 from arca_diag.results import Report
 from arca_diag.terminal import shown, stderr
@@ -109,8 +110,12 @@ def saved_as_asked(
         ResultError: There is no finished result, or its tables are not its own.
     """
     asked = resolved_config({"run": target, **judging}, file)
-    inside = target / RESULT
-    folder, report = read_result(target if is_result(target) or not inside.is_dir() else inside)
+    folder, report = read_result(result_at(target))
+    if finite(report.provenance.options.get("sharpening")) is None:
+        raise ResultError(
+            f"{folder} does not say at which sharpening it was judged",
+            hint="scan again with --force",
+        )
     other, given, credit = _differing(folder, report, asked)
     if credit is not None and credit != report.provenance.options.get("credit"):
         other.append("credit")

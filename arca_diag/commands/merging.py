@@ -7,6 +7,7 @@ import typer
 from rich.text import Text
 
 from arca_diag.commands.options import Json, NoRender, Out, Verbose
+from arca_diag.report.words import safe
 from arca_diag.results import ExitCode
 from arca_diag.terminal import (
     fixable_errors,
@@ -49,10 +50,10 @@ def print_diagnosis(diagnosis: "Diagnosis", as_json: bool) -> None:
     folder = shown(diagnosis.folder)
     if diagnosis.report is None:
         said = f"{folder}: {diagnosis.did}; join all with `arca-diag merge`"
-        stderr().print(Text(said), soft_wrap=True)
+        stderr().print(Text(safe(said)), soft_wrap=True)
         return
     if diagnosis.did != "measured":
-        stderr().print(Text(f"{diagnosis.folder}: {diagnosis.did}"), soft_wrap=True)
+        stderr().print(Text(safe(f"{diagnosis.folder}: {diagnosis.did}")), soft_wrap=True)
     if as_json:
         print_raw((diagnosis.folder / "report.json").read_text("utf-8"))
         return

@@ -1,12 +1,14 @@
 """Where a gate's outcome goes: `--format FMT[=FILE]`, at most one of them to stdout."""
 
 import os
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from arca_diag.errors import ArcaError
 from arca_diag.gate.names import unknown
+from arca_diag.gate.reading import MARKER, REPORT, is_result
 
 FORMATS = ("text", "json", "junit", "github", "sarif", "markdown")
 
@@ -54,7 +56,7 @@ def outputs(formats: Sequence[str], output: Path | None) -> list[Output]:
 
 
 def check_not_read(written: Iterable[Path], read: Iterable[Path]) -> None:
-    """Check that nothing is written over what the gate reads.
+    """Check that nothing is written over what is read.
 
     Raises:
         ArcaError: Something would be.
@@ -63,8 +65,26 @@ def check_not_read(written: Iterable[Path], read: Iterable[Path]) -> None:
     for path in written:
         if os.path.realpath(path) in inputs:
             raise ArcaError(
-                f"{path} would be written over, and the gate reads it", hint="give another name"
+                f"{path} would be written over, and it is read", hint="give another name"
             )
+
+
+def check_not_of_a_result(written: Iterable[Path]) -> None:
+    """Check that no part of any result is written over; the pages made from one may be.
+
+    Raises:
+        ArcaError: A report, its marker, a table or a plot would be.
+    """
+    for path in written:
+        place = Path(os.path.realpath(path))
+        for folder in (place.parent, place.parent.parent):
+            name = place.relative_to(folder).as_posix()
+            part = name in (REPORT, MARKER) or name.endswith(".parquet")
+            if is_result(folder) and (part or name.startswith("plots/")):
+                raise ArcaError(
+                    f"{path} would be written over, and it is part of a result",
+                    hint="give another name",
+                )
 
 
 def write_file(path: Path, text: str) -> None:
@@ -83,9 +103,11 @@ def write_bytes(path: Path, content: bytes) -> None:
             path.write_bytes(content)
             return
         place = Path(os.path.realpath(path))  # what a link leads to, not the link
-        beside = place.with_name(f".{place.name}.part")
+        # A name that nobody can have put there, and never through a link.
+        beside = place.with_name(f".{secrets.token_hex(8)}.part")
         try:
-            beside.write_bytes(content)
+            with beside.open("xb") as handle:
+                handle.write(content)
             os.replace(beside, place)
         finally:
             beside.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ from arca_diag.commands.options import Font, Html, Json, Markdown, Pdf, Verbose
 from arca_diag.commands.output import check_not_read, write_bytes
 from arca_diag.config import FILES
 from arca_diag.errors import ArcaError
-from arca_diag.gate.reading import MARKER, REPORT
 from arca_diag.terminal import (
     fixable_errors,
     print_raw,
@@ -68,14 +67,10 @@ def report(
         say_more(verbose)
         forms = Forms(html=html, pdf=pdf, md=md, font=font)
         forms.check(json=json)
-        kept = [target / name for name in (REPORT, MARKER)]
-        check_not_read(forms.files, [target, *kept, *([config] if config else map(Path, FILES))])
+        check_not_read(forms.files, [target, *([config] if config else map(Path, FILES))])
         with progress_bar() as progress:
             progress.stage("reading the result")
             folder, found, frames = saved_as_asked(target, judging, config)
-            check_not_read(
-                forms.files, [folder / name for name in found.files if name not in _PAGES]
-            )
             if redact_text:
                 from arca_diag.rendering import without_text
 
@@ -94,10 +89,6 @@ def report(
             from arca_diag.report.console import print_report
 
             print_report(stdout(), found, shown(folder), f"arca-diag gate {shown(folder)}")
-
-
-#: What may be written over in a result folder: it is rendered from the rest.
-_PAGES = ("report.html", "report.pdf")
 
 
 def _show(made: "Pages", html: Path | None) -> None:

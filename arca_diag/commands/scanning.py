@@ -7,9 +7,10 @@ from typing import Any
 
 from arca_diag.config import Resolved, ScanConfig, resolve, resolve_with_origins
 from arca_diag.errors import ArcaError, ConfigError
+from arca_diag.gate.reading import IN_RUN
 
 #: Name of the result's folder in a run.
-RESULT = "arca-diag"
+RESULT = IN_RUN
 
 
 def config_of(flags: Mapping[str, Any]) -> ScanConfig:

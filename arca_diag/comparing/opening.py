@@ -11,7 +11,7 @@ import pyarrow as pa
 from arca_diag import store
 from arca_diag.compared import Label
 from arca_diag.errors import ResultError
-from arca_diag.gate.reading import is_result, read_result
+from arca_diag.gate.reading import IN_RUN, read_result, result_at
 from arca_diag.gate.scope import finite, label_of
 from arca_diag.results import Measurement, Report, View
 from arca_diag.signals import SIGNAL_NAMES
@@ -25,8 +25,6 @@ OF_COMPLETIONS = (
     "inherited_tv",
 )
 _KEYS = ("checkpoint", "rollout_id", "group_id", "own_set", "fixed_set", "n_tokens")
-#: Where a scan leaves the result of a run by default.
-_IN_RUN = "arca-diag"
 _MEMBERS: tuple[tuple[View, str], ...] = (("on-policy", "own_set"), ("fixed-set", "fixed_set"))
 
 
@@ -101,15 +99,7 @@ def open_result(path: Path) -> Opened:
         ResultError: There is none, or it is unfinished, unreadable, of another version, or
             contradicts itself.
     """
-    place = path
-    if not is_result(path):
-        place = path / _IN_RUN
-        if not is_result(place):
-            raise ResultError(
-                f"{path} is no result, and no run that has one in {_IN_RUN}/",
-                hint="give a folder that `arca-diag scan` left, or its report.json",
-            )
-    folder, report = read_result(place)
+    folder, report = read_result(result_at(path))
     sharpening = finite(report.provenance.options.get("sharpening"))
     if sharpening is None or sharpening <= 0:
         raise ResultError(f"{path} does not say at which sharpening it was judged")
@@ -130,7 +120,7 @@ def open_result(path: Path) -> Opened:
 def _label(path: Path, folder: Path) -> str:
     """The result's name: as it was given; of a path from the root its end, not where a user is."""
     if path.is_absolute():
-        keep = 2 if folder.name == _IN_RUN else 1
+        keep = 2 if folder.name == IN_RUN else 1
         path = Path(*folder.parts[-keep:])
     return str(path).encode("utf-8", "backslashreplace").decode()
 

@@ -15,6 +15,8 @@ from arca_diag.results import SCHEMA_VERSION, Measurement, Report
 
 REPORT = "report.json"
 MARKER = ".arca-diag.json"
+#: Where a scan leaves the result of a run by default.
+IN_RUN = "arca-diag"
 _LIMIT = 512 * 2**20
 
 
@@ -23,6 +25,24 @@ def is_result(path: Path) -> bool:
     if os.path.isdir(path):  # unlike Path's, false of a name that no file can have
         return (path / REPORT).is_file() or (path / MARKER).is_file()
     return os.path.isfile(path)
+
+
+def result_at(path: Path) -> Path:
+    """A result folder, its report, or the result in a run: which of these a path names.
+
+    Raises:
+        ResultError: None of them.
+    """
+    inside = path / IN_RUN
+    for place in (path, inside):
+        if is_result(place):
+            return place
+    if not os.path.lexists(path):
+        raise ResultError(f"there is no {path}", hint="give a folder that `arca-diag scan` left")
+    raise ResultError(
+        f"{path} is no result, and no run that has one in {IN_RUN}/",
+        hint="give a folder that `arca-diag scan` left, or its report.json",
+    )
 
 
 def read_result(path: Path) -> tuple[Path, Report]:

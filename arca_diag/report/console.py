@@ -55,9 +55,9 @@ def render_console(
         parts += [*finding_lines(notes), Text("")]
     if not report.findings:
         parts += [Text("no fault found"), Text("")]
-    parts += [Text(f"Files    {folder}/", no_wrap=True, overflow="ignore")]
+    parts += [Text(safe(f"Files    {folder}/"), no_wrap=True, overflow="ignore")]
     parts += [Text(f"         {line}") for line in _files(report)]
-    parts += [Text(f"Next     {reproduce}", no_wrap=True, overflow="ignore")]
+    parts += [Text(safe(f"Next     {reproduce}"), no_wrap=True, overflow="ignore")]
     return Group(*parts)
 
 

@@ -94,9 +94,7 @@ def _take(font: bytes | Path, folder: Path) -> tuple[Path, frozenset[int]]:
     """Put a file beside the others; where it lies then, and what its first face has."""
     name = str(font) if isinstance(font, Path) else "the font"
     try:
-        if isinstance(font, Path) and font.stat().st_size > _MOST_BYTES:
-            raise ArcaError(f"{name} is too large for a font", hint="give a font file")
-        data = font.read_bytes() if isinstance(font, Path) else font
+        data = _read(font) if isinstance(font, Path) else font
     except OSError as error:
         raise ArcaError(
             f"{name} cannot be read: {error.strerror}", hint="give a font file that can be read"
@@ -111,6 +109,15 @@ def _take(font: bytes | Path, folder: Path) -> tuple[Path, frozenset[int]]:
     except Exception as error:  # a stranger's file: fontTools raises whatever it stumbles over
         why = str(error) if isinstance(error, TTLibError) else type(error).__name__
         raise _no_font(name, why) from None
+
+
+def _read(font: Path) -> bytes:
+    """The file, unless it is larger than any font: a device has no size and no end."""
+    with font.open("rb") as handle:
+        data = handle.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ArcaError(f"{font} is too large for a font", hint="give a font file")
+    return data
 
 
 def _family(path: Path, loaded: typst.Fonts, font: bytes | Path) -> str:

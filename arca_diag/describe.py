@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from arca_diag.config import JUDGING, REPLAY, ScanConfig
 from arca_diag.errors import ArcaError
-from arca_diag.fidelity.means import Logged
 from arca_diag.inputs.adapters import Adapter
 from arca_diag.inputs.arguments import declared_credit, groups_a_step
 from arca_diag.inputs.base import Base
 from arca_diag.inputs.files import step_number
 from arca_diag.inputs.gathered import Inputs
-from arca_diag.inputs.reference import Reference, release, rewrites_base, trains_biases
+from arca_diag.inputs.reference import Reference, rewrites_base
 from arca_diag.inputs.rollouts.census import Census, answered_alike
 from arca_diag.inputs.runs import Run
 from arca_diag.inputs.selection import Selection
@@ -138,39 +137,6 @@ def log_of(run: Run, census: Census | None, adapters: tuple[Adapter, ...], cuts:
         start=next((a.init for a in adapters if rewrites_base(a)), ""),
         cuts=cuts,
     )
-
-
-def logged(inputs: Inputs) -> Logged:
-    """What the trainer logged beside the completions."""
-    arguments = inputs.run.training_args
-    pieces, uses = (
-        arguments.get("steps_per_generation"),
-        arguments.get("gradient_accumulation_steps"),
-    )
-    part = arguments.get("per_device_train_batch_size")
-    return Logged(
-        rows=inputs.run.log,
-        batches=inputs.census.notes.batches,
-        interval=inputs.run.logging_steps,
-        partial=isinstance(pieces, int) and isinstance(uses, int) and pieces > uses,
-        micro_batch=part if isinstance(part, int) and isinstance(uses, int) and uses > 1 else None,
-        of_another=_of_another(inputs),
-    )
-
-
-def _of_another(inputs: Inputs) -> dict[str, str]:
-    """What the trainer logged of another model or temperature than those that are replayed."""
-    version = release(inputs.run.framework_version) if inputs.run.framework == "trl" else None
-    if version and version < (0, 16) and inputs.temperature != 1:
-        why = f"TRL {inputs.run.framework_version} did not divide logits by the temperature"
-        return {"entropy": why, "kl": why}
-    if inputs.reference.asked:
-        return {"kl": "the reference was asked for, whatever training had"}
-    if any(map(rewrites_base, inputs.adapters)):
-        return {"kl": "the trainer measured it from what the adapter's start had left of the base"}
-    if any(map(trains_biases, inputs.adapters)):
-        return {"kl": "the trainer measured it from the base with the trained biases in it"}
-    return {}
 
 
 def describe_rollouts(inputs: Inputs, selection: Selection) -> RolloutsInfo:

@@ -14,6 +14,7 @@ from typing import Literal
 from arca_diag import __version__, describe, fidelity, findings, judging, rendering, store, tables
 from arca_diag.config import ScanConfig, cache_folder
 from arca_diag.errors import ResultError
+from arca_diag.fidelity.logged import logged
 from arca_diag.inputs.arguments import longest_of
 from arca_diag.inputs.gather import check_room, gather, load_rollouts
 from arca_diag.inputs.gathered import Inputs
@@ -137,7 +138,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
         (r for g in selection.groups() for r in g.rollouts),
         inputs.census.entries,
         steps,
-        describe.logged(inputs),
+        logged(inputs),
         config.cuts,
     )
     log = describe.log_of(inputs.run, inputs.census, inputs.adapters, config.cuts)

@@ -8,7 +8,7 @@ import pytest
 from scipy import special, stats
 
 from arca_diag.fidelity import judge_fidelity, mismatch_findings
-from arca_diag.fidelity.means import Logged
+from arca_diag.fidelity.logged import Logged
 from arca_diag.results import Fidelity
 from arca_diag.thresholds import DEFAULT, FIDELITY_THRESHOLDS, Cuts
 from tests.inputs import entry, rollout

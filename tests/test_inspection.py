@@ -187,13 +187,15 @@ class TestHowFast:
         shutil.copytree(TINY, run, ignore=shutil.ignore_patterns("checkpoint-*", "arca-diag"))
         for step in range(10, 110, 10):
             shutil.copytree(TINY / "checkpoint-20", run / f"checkpoint-{step}")
-        slower = max(1.0, min(self.yardstick() for _ in range(3)) / 0.6)
-        assert min(self.seconds(run) for _ in range(3)) < 2 * slower
+        # What else runs on the machine only adds to a time: one of eight tries is enough.
+        tries = (self.seconds(run) / max(1.0, self.yardstick() / 0.6) for _ in range(8))
+        assert any(seconds < 2 for seconds in tries)
 
     def yardstick(self) -> float:
         """Processor time of ten million additions: .6 s where the limit of two seconds is meant.
 
-        A rented core may be half as fast from one hour to the next.
+        A rented core may be half as fast from one hour to the next; beside each try, so that both
+        meet the same.
         """
         begun = time.process_time()
         total = 0

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from arca_diag.fidelity.means import Logged, by_means
+from arca_diag.fidelity.logged import Logged
+from arca_diag.fidelity.means import by_means
 from arca_diag.fidelity.statuses import MEANING, cannot
 from arca_diag.fidelity.surprise import by_surprise
 from arca_diag.fidelity.tokens import by_token

@@ -2,40 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from arca_diag.fidelity.logged import Logged
 from arca_diag.fidelity.statuses import MEANING, ORDER, Status, cannot, half_width, status_of
 from arca_diag.inputs.arguments import as_number
 from arca_diag.inputs.rollouts.census import Entry
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.results import Fidelity
 from arca_diag.thresholds import Cuts
-
-
-@dataclass(frozen=True, kw_only=True)
-class Logged:
-    """What the run logged beside its rollouts.
-
-    Attributes:
-        rows: The trainer's log entries, each a mapping with `step` and figures.
-        batches: Step of a log entry -> the batch that its means were taken over.
-        interval: Steps that one entry averages over; None if unknown.
-        partial: An entry averages over a part of its batch only: the batch is used in pieces.
-        micro_batch: Completions in each part whose token means the entry averages; None if it is
-            the token mean of the whole batch.
-        of_another: "entropy" or "kl" -> why what was logged is of something else than the replay's.
-    """
-
-    rows: Sequence[Mapping[str, Any]]
-    batches: Mapping[int, str]
-    interval: int | None
-    partial: bool
-    micro_batch: int | None = None
-    of_another: Mapping[str, str] = field(default_factory=dict)
 
 
 def by_means(

@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import solve_triangular
 
 from arca_diag.inputs.adapters import PREFIX, Adapter
 from arca_diag.inputs.files import number
@@ -272,6 +271,8 @@ def _triangle(matrices: _Floats) -> _Floats:
 
 
 def _cholesky_twice(matrix: _Floats) -> _Floats:
+    from scipy.linalg import solve_triangular  # long to import, and headers alone need none of it
+
     try:
         first = np.linalg.cholesky(matrix.T @ matrix).T
         quotient = solve_triangular(first, matrix.T, trans="T", check_finite=False)

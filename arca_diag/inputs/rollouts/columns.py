@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from arca_diag.errors import ConfigError, RolloutError
 from arca_diag.inputs.rollouts import READERS, Reader, fields, prompts
 from arca_diag.inputs.rollouts.lines import json_lines
@@ -158,6 +156,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row number (from 1) and the row, every cell a text."""
+    import pandas as pd  # long to import, and nothing else that looks into a run needs it
+
     number = 0
     try:
         with pd.read_csv(path, dtype=str, na_filter=False, chunksize=_ROWS) as chunks:

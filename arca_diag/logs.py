@@ -17,6 +17,7 @@ from arca_diag.results import Finding, Measurement
 from arca_diag.thresholds import DEFAULT, Cuts
 
 _SOURCE = "the trainer's log"
+_ROUNDED = 0.005  # of shares that are printed in percent
 _MORE_SPREAD = (
     "mix in prompts that are sometimes solved, sample more completions a group, or grade the "
     "reward more finely"
@@ -85,11 +86,14 @@ def no_advantage(log: Log) -> Finding | None:
 
 
 def no_spread_in_rollouts(log: Log, measurements: Iterable[Measurement]) -> list[Finding]:
-    """The same of the groups that were replayed, where the log does not say it.
+    """The same of the groups that were replayed, unless the log has said it.
 
     Of the fixed set, which is spread over the run; the rewards are the same at every checkpoint.
+    What the log has is not enough: TRL takes eight equal rewards of 1.2 for a group with spread,
+    for their deviation rounds to 1e-7 and not to 0, and under `scale_rewards="batch"` it is the
+    batch's.
     """
-    if len(log.series("frac_reward_zero_std")):
+    if no_advantage(log) is not None:
         return []
     found = {m.name: m for m in measurements if m.view == "fixed-set" and m.value is not None}
     share = found.get("groups_without_spread")
@@ -310,12 +314,23 @@ def _lower_limit(values: np.ndarray, groups: float | None) -> float:
 
 
 def _still_differ(log: Log) -> str:
-    """What is known of how much completions of a late group still differ, and their rewards."""
+    """What is known of how much completions of a late group still differ, and their rewards.
+
+    Answers that are the same earn the same: where more groups earn different rewards than hold
+    several answers, both cannot hold, and that is said.
+    """
+    several = None if log.same_groups is None else 1 - log.same_groups
+    zero = log.ends("frac_reward_zero_std")
     known = []
-    if log.same_groups is not None:
-        known.append(f"{1 - log.same_groups:.0%} of the late groups hold several answers")
-    if zero := log.ends("frac_reward_zero_std"):
-        known.append(f"{1 - zero[1]:.0%} earn different rewards")
+    if several is not None:
+        known.append(f"{several:.0%} of the late groups that were kept hold several answers")
+    if zero:
+        known.append(f"by the log {1 - zero[1]:.0%} of the late groups earn different rewards")
+    if several is not None and zero and 1 - zero[1] > several + _ROUNDED:
+        known.append(
+            "which is more than can: TRL misses groups of equal rewards where the deviation is "
+            "rounded, or is that of the batch"
+        )
     return f"; {', '.join(known)}" if known else ""
 
 

@@ -141,7 +141,7 @@ class TestFindings:
             ]
         )
         assert told[0].plain == (
-            "error [adapter-inert] at step 2, step 30: noise is 60% (figures of step 2); "
+            "error [adapter-inert] at step 2, step 30: noise is 70% (figures of step 30); "
             "from this follow: credit-uniform, credit-floor"
         )
 
@@ -155,6 +155,28 @@ def test_colour_is_off_where_it_is_not_wanted(env, monkeypatch):
     assert "\x1b[1m" in text
     assert "\x1b[33m" not in text
     assert "\x1b[1;33m" not in text
+
+
+def test_what_is_piped_has_no_blanks_at_the_end_of_a_line():
+    for line in shown(made(surprisal=("sparse",) * 3)).splitlines():
+        assert line == line.rstrip()
+
+
+def test_without_a_verdict_no_fault_is_not_said():
+    assert "No fault was found" not in shown(with_verdicts([]))
+    assert "No fault was found" in shown(made(surprisal=("middle",) * 3))
+
+
+def test_long_names_of_checkpoints_leave_the_signals_their_names():
+    name = "a-very-long-name-of-a-checkpoint-folder-"
+    one = made(surprisal=("middle",) * 3)
+    figures = [
+        m.model_copy(update={"checkpoint": f"{name}{m.checkpoint}"}) for m in one.measurements
+    ]
+    text = shown(one.model_copy(update={"measurements": figures}))
+    assert "relative_residual" in text
+    assert "int-folder-60" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
 
 
 def test_nothing_is_wider_than_the_terminal_and_the_headline_comes_first():

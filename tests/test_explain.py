@@ -178,7 +178,8 @@ def test_an_explanation_holds_every_part_and_fits_in_80_columns(explanation) -> 
 
 def test_every_regime_and_class_that_verdicts_name_is_explained() -> None:
     named = {*REGIMES, *CLASSES, SHORT, MIXED, INCONCLUSIVE, UNDEFINED}
-    assert set(WORDS) == named | {"onset", "reward_gap"}
+    figures = {"onset", "reward_gap", "gini_corrected", "effn_corrected", "residual"}
+    assert set(WORDS) == named | figures
     assert len(WORDS) == len(set(WORDS))
     assert not set(WORDS) & {*IDS, *(cut.id for cut in CUTS)}
 
@@ -345,7 +346,15 @@ def test_explain_takes_an_id_or_the_list(arguments) -> None:
 
 def test_a_cut_that_is_nowhere_is_no_id() -> None:
     with pytest.raises(ArcaError, match="no finding, no regime and no threshold"):
-        explain("gini")
+        explain("gini-none")
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("G^", "gini_corrected"), ("gini", "gini_corrected"), ("e^", "effn_corrected")],
+)
+def test_a_figure_is_explained_as_it_is_printed(written: str, name: str) -> None:
+    assert explain(written) is explain(name)
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["replay-mismatch"], ["gini-sparse"], ["oh"]])

@@ -170,6 +170,12 @@ class TestTheCommand:
         assert result.exit_code == 2
         assert "no LoRA adapter here" in result.stderr
 
+    def test_a_result_is_named_as_one(self, tmp_path):
+        (tmp_path / "report.json").write_text("{}")
+        result = CliRunner().invoke(app, ["inspect", str(tmp_path)])
+        assert result.exit_code == 2
+        assert "arca-diag report" in result.stderr.replace("\n", " ")
+
     def test_text_of_the_run_is_never_markup(self, own_run):
         edit_json(own_run / "checkpoint-2" / "adapter_config.json", init_lora_weights="[/red]\x1b")
         for path in own_run.glob("checkpoint-[!2]*"):

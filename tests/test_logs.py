@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from arca_diag import logs
@@ -136,8 +137,16 @@ class TestNoAdvantageWithoutALog:
         assert self.spread(0.95, n=7) == []
         assert self.spread(0.95, view="on-policy") == []
 
-    def test_where_the_log_says_it_the_log_is_asked(self):
-        assert self.spread(0.95, frac_reward_zero_std=[0.0, 0.1]) == []
+    def test_it_is_said_once_and_by_the_log_where_the_log_says_it(self):
+        assert self.spread(0.95, frac_reward_zero_std=[0.97] * 30) == []
+
+    def test_a_log_that_sees_spread_where_there_is_none_hides_nothing(self):
+        """As TRL's does: the deviation of eight equal rewards of 1.2 rounds to 1e-7, not to 0."""
+        rewards = torch.full((8,), 1.2)
+        deviation = (rewards - rewards.mean()).square().mean().sqrt()
+        assert not torch.isclose(deviation, torch.zeros(()))
+        (finding,) = self.spread(0.95, frac_reward_zero_std=[0.0] * 30)
+        assert (finding.id, finding.level) == ("no-advantage", "error")
 
     def test_unknown_rewards_are_no_finding(self):
         unknown = figure("groups_without_spread", None, signal=None, view="fixed-set")
@@ -180,8 +189,17 @@ class TestEntropy:
         ends = Log(rows=rows(**series)).ends("reward")
         assert told.message.endswith(
             f"while the policy still learned: the reward rose from {ends[0]:.3g} to {ends[1]:.3g}; "
-            "70% of the late groups hold several answers, 75% earn different rewards"
+            "70% of the late groups that were kept hold several answers, by the log 75% of the "
+            "late groups earn different rewards, which is more than can: TRL misses groups of "
+            "equal rewards where the deviation is rounded, or is that of the batch"
         )
+
+    def test_as_many_that_earn_differently_as_hold_several_answers_are_no_contradiction(self):
+        series = {"entropy": list(self.FALLING), "reward": list(self.FLAT)}
+        series["frac_reward_zero_std"] = [0.3] * 40
+        (told,) = log_findings(Log(rows=rows(**series), same_groups=0.3))
+        assert "70%" in told.message
+        assert "more than can" not in told.message
 
     def test_the_message_says_no_more_than_is_known(self):
         rising = list(np.linspace(0.1, 0.9, 40))
@@ -190,7 +208,8 @@ class TestEntropy:
         flat = rows(entropy=list(self.FALLING), reward=list(self.FLAT))
         (told,) = log_findings(Log(rows=flat, same_groups=0.3))
         assert told.message.endswith(
-            "while the reward did not rise; 70% of the late groups hold several answers"
+            "while the reward did not rise; 70% of the late groups that were kept hold several "
+            "answers"
         )
 
     def test_a_third_of_the_entropy_left_is_nothing(self):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from arca_diag.commands.forms import Forms
 from arca_diag.commands.holding import saved_as_asked
@@ -13,12 +14,14 @@ from arca_diag.commands.options import Font, Html, Json, Markdown, Pdf, Verbose
 from arca_diag.commands.output import check_not_read, write_bytes
 from arca_diag.config import FILES
 from arca_diag.errors import ArcaError
+from arca_diag.report.words import safe
 from arca_diag.terminal import (
     fixable_errors,
     print_raw,
     progress_bar,
     say_more,
     shown,
+    stderr,
     stdout,
 )
 
@@ -78,8 +81,11 @@ def report(
             if forms.any or show:
                 progress.stage("drawing")
                 from arca_diag.rendering import pages
+                from arca_diag.report.headline import headline
 
                 made = pages(found, frames)
+                if forms.any:
+                    stderr().print(Text(safe(headline(found))), soft_wrap=True)
                 forms.write(made)
                 if show:
                     _show(made, html)

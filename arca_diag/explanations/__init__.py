@@ -61,7 +61,7 @@ def explain(identity: str) -> Explanation | Term | Threshold:
         ArcaError: There is neither; the hint names the nearest.
     """
     for known in _known():
-        if known.id == identity:
+        if known.id == identity or identity in (known.also if isinstance(known, Term) else ()):
             return known
     near = difflib.get_close_matches(identity[:100].lower(), [known.id for known in _known()])
     did_you_mean = f"did you mean {' or '.join(near)}? " if near else ""

@@ -45,6 +45,7 @@ class Term:
         looks: What it looks like in figures and pictures.
         actions: What to do, the likeliest first.
         source: Where the rule comes from.
+        also: How else it is written.
     """
 
     id: str
@@ -54,3 +55,4 @@ class Term:
     looks: str
     actions: tuple[str, ...]
     source: str
+    also: tuple[str, ...] = ()

@@ -177,4 +177,46 @@ TERMS: tuple[Term, ...] = (
         ),
         source="permutation of advantages within groups, as under exchangeability of completions",
     ),
+    Term(
+        id="gini_corrected",
+        also=("G^", "gini"),
+        says="G^: how uneven credit is within a completion, 0 even, 1 all on one token",
+        rule="The Gini coefficient of the weights of the T counted tokens, times T / (T - 1): what "
+        "the length alone allows is taken out. Undefined below two tokens and where there is no "
+        "credit. A checkpoint's figure is the mean over prompts of the means over their "
+        f"completions, with its interval over prompts. {_POINTWISE}",
+        thresholds=("gini-uniform", "gini-leaning-uniform", "gini-leaning-sparse", "gini-sparse"),
+        looks="Twice the area between the Lorenz curve and the diagonal; `.93/.05` in a table is "
+        "G^ and e^. Scores without any structure have .50.",
+        actions=("Read it beside e^: a regime is what both say, and the milder holds.",),
+        source="Damgaard & Weiner 2000, and the correction of its range",
+    ),
+    Term(
+        id="effn_corrected",
+        also=("e^", "effn_ratio", "effn"),
+        says="e^: the share of effective tokens, 1 even, 0 all on one token",
+        rule="EffN = 1 / sum of w^2 over the weights of the T counted tokens, which sum to 1; "
+        "e^ = (EffN - 1) / (T - 1): what the length alone allows is taken out. Undefined as G^ is, "
+        f"and averaged like it. {_POINTWISE}",
+        thresholds=("effn-uniform", "effn-leaning-uniform", "effn-leaning-sparse", "effn-sparse"),
+        looks="`effn_ratio` is EffN / T, not corrected: `one token in nine or so` of the headline.",
+        actions=("Read it beside G^: a regime is what both say, and the milder holds.",),
+        source="Hill 1973, order 2, and the correction of its range",
+    ),
+    Term(
+        id="residual",
+        also=("ARCA", "arca"),
+        says="a signal: the norm of h_adapted - h_ref at a token, what ARCA credits",
+        rule="L2 norm of the difference of both models' hidden states after the final norm, at the "
+        "place whose output predicts the token, in the hidden state's own units; "
+        "relative_residual is that over the norm of h_ref. Exactly 0 where the adapter does "
+        "nothing.",
+        looks="Often near even: see uniform, and credit-floor for what epsilon makes of it.",
+        actions=(
+            "Compare its regime with those of surprisal and entropy at the same checkpoint.",
+            "Before crediting by it: credit that is near even is hardly credit, and "
+            "`prefix_agreement`, `reward_gap` and --gradients say what else it is.",
+        ),
+        source="ARCA (arXiv 2606.00257v1), Eq. 15",
+    ),
 )

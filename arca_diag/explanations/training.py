@@ -103,8 +103,10 @@ LOG = (
         measured="frac_reward_zero_std of the log. Error and warning: the lower limit of the 95% "
         "interval of its mean, Student's over entries; Clopper-Pearson's over groups where all "
         "entries are 1; 0 for a single entry below 1. Note: the mean of the last tenth alone is "
-        f"above the cut of the warning. {_ONLY_HF} Where the log does not say it: the share of the "
-        "replayed groups of the fixed set, its interval over prompts, from 8 prompts on.",
+        f"above the cut of the warning. {_ONLY_HF} Unless the log says it: the share of the "
+        "replayed groups of the fixed set, its interval over prompts, from 8 prompts on. TRL's "
+        "figure misses equal rewards whose deviation is rounded (eight of 1.2 or .7), and with "
+        "`scale_rewards='batch'` it is of batches.",
         thresholds=("no-advantage-warn", "no-advantage-error"),
         confounds="A task that is solved has no spread at the end: that is a note, with the reward "
         "beside it. Entries next to each other are alike, so the interval is a little narrow.",

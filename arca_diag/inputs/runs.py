@@ -1,6 +1,7 @@
 """A training directory -> `Run`: checkpoints in step order, training facts, where rollouts lie."""
 
 import difflib
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,6 +232,8 @@ def _bare(path: Path) -> Checkpoint | None:
 
 def _below(path: Path) -> str:
     """What to do where no adapter is: the folder inside that holds a run, if there is one."""
+    if os.path.isfile(path / "report.json"):
+        return f"it holds a report: `arca-diag report {path}` shows a scan's result"
     for child in children(path)[:50]:
         if child.is_dir() and within(child, path):
             found = survey(child)

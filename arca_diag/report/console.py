@@ -9,11 +9,11 @@ from rich.text import Text
 
 from arca_diag.faults import ACTIONS
 from arca_diag.report.card import run_card
-from arca_diag.report.headline import headline
+from arca_diag.report.headline import headline, last_verdicts, no_fault
 from arca_diag.report.numbers import figure, unit_share
 from arca_diag.report.sparkline import ScaleNote, Sparkline, squeezed
 from arca_diag.report.verdicts import render_verdicts
-from arca_diag.report.words import VIEW_MEANS, at, finding_lines, safe
+from arca_diag.report.words import VIEW_MEANS, at, finding_lines, head, safe
 from arca_diag.results import Measurement, Report, View
 from arca_diag.signals import SIGNAL_NAMES
 
@@ -53,8 +53,8 @@ def render_console(
     parts += [Text(""), _how_to_read(), Text(""), *_unmeasured_lines(report)]
     if notes:
         parts += [*finding_lines(notes), Text("")]
-    if not report.findings:
-        parts += [Text("no fault found"), Text("")]
+    if not faults and last_verdicts(report):
+        parts += [Text(no_fault(report)), Text("")]
     parts += [Text(safe(f"Files    {folder}/"), no_wrap=True, overflow="ignore")]
     parts += [Text(f"         {line}") for line in _files(report)]
     parts += [Text(safe(f"Next     {reproduce}"), no_wrap=True, overflow="ignore")]
@@ -94,9 +94,9 @@ def _view_table(report: Report, view: View, width: int) -> list[RenderableType]:
         return [title, Text(f"  not measured: {reason}")]
     shown, places = _fitting(names, width)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("G^ / e^ at")
+    table.add_column("G^ / e^ at", no_wrap=True)
     for name in shown:
-        table.add_column(Text(safe(at(name))), justify="right", no_wrap=True)
+        table.add_column(Text(head(name)), justify="right", no_wrap=True)
     if places:
         table.add_column("trend", no_wrap=True)
     for signal in SIGNAL_NAMES:
@@ -189,7 +189,7 @@ def _fitting(names: Sequence[int | str], width: int) -> tuple[list[int | str], i
     without = _spread(names, 2)
     for beside in range(min(_SHOWN, len(names)), 1, -1):
         shown = _spread(names, beside)
-        room = width - _LABEL - sum(max(len(at(name)), _CELL) + _GAP for name in shown)
+        room = width - _LABEL - sum(max(len(head(name)), _CELL) + _GAP for name in shown)
         if room >= 0 and len(without) < len(shown):
             without = shown
         room -= _GAP
@@ -210,4 +210,11 @@ def print_report(console: Console, report: Report, folder: Path, reproduce: str)
     """Print a result; text that came from a model or a file is never read as markup."""
     width = min(console.width, WIDTH)
     shown = render_console(report, folder, reproduce, width)
-    console.print(shown, highlight=False, crop=False, width=width)
+    if console.is_terminal:
+        console.print(shown, highlight=False, crop=False, width=width)
+        return
+    # Into a file or a pipe: without the blanks that fill the cells of tables.
+    with console.capture() as captured:
+        console.print(shown, highlight=False, crop=False, width=width)
+    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
+    console.print(Text(text), highlight=False, soft_wrap=True)

@@ -33,6 +33,16 @@ def headline(report: Report) -> str:
     return f"{lead}{where}, {_declared(report, shown)}{_others(report, shown)}"
 
 
+def no_fault(report: Report) -> str:
+    """What was asked where neither an error nor a warning came of it, and what could not be."""
+    told = (
+        "No fault was found: no error and no warning, in the adapters, the log, the completions, "
+        "the replay and what the run's own credit does."
+    )
+    left = len({s.id for s in report.skipped})
+    return told + (f" {count(left, 'question')} could not be asked everywhere." if left else "")
+
+
 def last_verdicts(report: Report, view: View | None = None) -> list[Verdict]:
     """Those of the last checkpoint at the configured sharpening: on-policy, else the fixed set."""
     sharpening = report.provenance.options["sharpening"]

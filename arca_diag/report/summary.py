@@ -18,7 +18,7 @@ from arca_diag.report.document import (
     Section,
     Table,
 )
-from arca_diag.report.headline import headline, last_verdicts
+from arca_diag.report.headline import headline, last_verdicts, no_fault
 from arca_diag.report.numbers import figure, with_limits
 from arca_diag.report.picture import Picture
 from arca_diag.report.verdicts import because, earlier_verdicts, over_steps, remarks, share
@@ -95,7 +95,7 @@ def report_document(report: Report, pictures: Sequence[Picture]) -> Document:
 
 def _banner(report: Report) -> tuple[Level, str]:
     """The worst of the findings, and it in a few words: nothing measured is never good."""
-    if report.status == "nothing-measured":
+    if report.status == "nothing-measured" or not last_verdicts(report):
         return "error", "nothing measured"
     if any(f.status == "fail" for f in report.replay_fidelity):
         return "error", "the replay is not the run"
@@ -150,7 +150,7 @@ def _measured_views(report: Report) -> dict[View, set[int | str]]:
 
 
 def _findings(report: Report) -> Section:
-    """Worst first; alike at several checkpoints, in the words of the first."""
+    """Worst first; alike at several checkpoints, in the words of the last."""
     blocks: list[Block] = []
     for level in _LEVELS:
         alike: dict[tuple[str, str, str], list[Finding]] = {}
@@ -158,25 +158,25 @@ def _findings(report: Report) -> Section:
             if f.level == level and f.caused_by is None:
                 alike.setdefault((f.id, f.action, f.signal or ""), []).append(f)
         blocks += [_found(same) for same in alike.values()]
-    if not any(f.level != "note" for f in report.findings):
-        blocks.insert(0, Paragraph(text="No fault was found: no error and no warning."))
+    if not any(f.level != "note" for f in report.findings) and last_verdicts(report):
+        blocks.insert(0, Paragraph(text=no_fault(report)))
     return Section(id="findings", title="What was found", blocks=tuple(blocks))
 
 
 def _found(same: Sequence[Finding]) -> Found:
-    first = same[0]
+    last = same[-1]
     places = list(dict.fromkeys(at(f.checkpoint) for f in same if f.checkpoint is not None))
-    where = ", ".join([*([first.signal] if first.signal else []), *places])
+    where = ", ".join([*([last.signal] if last.signal else []), *places])
     differs = len({f.message for f in same}) > 1
     return Found(
-        id=first.id,
-        level=first.level,
+        id=last.id,
+        level=last.level,
         where=where,
-        message=first.message + (f" (figures of {places[0]})" if differs and places else ""),
+        message=last.message + (f" (figures of {places[-1]})" if differs and places else ""),
         follows=tuple(dict.fromkeys(c for f in same for c in f.cause_of)),
-        action=first.action,
-        evidence=tuple(_evidence(first.evidence)),
-        source=first.source,
+        action=last.action,
+        evidence=tuple(_evidence(last.evidence)),
+        source=last.source,
     )
 
 
@@ -363,7 +363,14 @@ def _reproduce(report: Report) -> Section:
     return Section(
         id="reproduce",
         title="Reproduce",
-        blocks=(Command(text=scan_command(report)), Facts(rows=tuple(rows))),
+        blocks=(
+            Command(text=scan_command(report)),
+            Paragraph(
+                text="From the folder that the run lies in; with --base PATH where the base is not "
+                "found by what the adapter says of it, and with --out for another result folder."
+            ),
+            Facts(rows=tuple(rows)),
+        ),
     )
 
 

@@ -12,6 +12,7 @@ VIEW_MEANS: dict[View, str] = {
     "on-policy": "each checkpoint on the completions nearest to it",
     "fixed-set": "the same completions under every checkpoint",
 }
+_HEAD = 14  # columns: `step 1,234,567`, and six of them beside the names of signals
 _STYLE = {"error": "bold red", "warn": "bold yellow", "note": "bold"}
 
 
@@ -49,6 +50,12 @@ def at(checkpoint: int | str) -> str:
     return f"step {checkpoint}" if isinstance(checkpoint, int) else checkpoint
 
 
+def head(checkpoint: int | str) -> str:
+    """A checkpoint at the head of a column: of a long name the end, by which names differ."""
+    name = safe(at(checkpoint))
+    return name if len(name) <= _HEAD else "…" + name[1 - _HEAD :]
+
+
 def count(number: int, noun: str) -> str:
     """`1 group`, `1,200 groups`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
@@ -57,7 +64,8 @@ def count(number: int, noun: str) -> str:
 def finding_lines(findings: Iterable[Finding]) -> list[Text]:
     """Each finding and what to do about it, and where more is said of it; empty without one.
 
-    What holds at several checkpoints is said once, in the words of the first.
+    What holds at several checkpoints is said once, in the words of the last: it is the model that
+    the run ended with, and the headline is about it.
     """
     alike: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
@@ -66,8 +74,8 @@ def finding_lines(findings: Iterable[Finding]) -> list[Text]:
     for (identity, level, action), same in alike.items():
         places = [at(f.checkpoint) for f in same if f.checkpoint is not None]
         where = f" at {', '.join(dict.fromkeys(places))}" if places else ""
-        first = "" if len({f.message for f in same}) == 1 else f" (figures of {places[0]})"
-        told = f"[{identity}]{where}: {same[0].message}{first}"
+        whose = "" if len({f.message for f in same}) == 1 else f" (figures of {places[-1]})"
+        told = f"[{identity}]{where}: {same[-1].message}{whose}"
         if consequences := list(dict.fromkeys(c for f in same for c in f.cause_of)):
             told += f"; from this follow: {', '.join(consequences)}"
         out.append(Text.assemble((f"{level} ", _STYLE[level]), lines(told)))

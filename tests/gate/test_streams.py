@@ -160,6 +160,12 @@ class TestNames:
         assert (desk / "out.json").is_symlink()
         assert json.loads((desk / "real.json").read_text("utf-8"))["status"] == "PASSED"
 
+    def test_a_link_that_someone_left_beside_it_is_not_followed(self, gate, desk: Path) -> None:
+        (desk / "mine").write_text("kept")
+        (desk / ".out.json.part").symlink_to("mine")
+        assert gate("healthy", "--format", "json=out.json").code == 0
+        assert (desk / "mine").read_text() == "kept"
+
     @pytest.mark.parametrize(
         "arguments",
         [

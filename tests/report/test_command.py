@@ -77,6 +77,7 @@ def test_every_form_is_written_the_folder_is_not_and_bytes_repeat(
     done = call(saved, *words)
     assert done.exit_code == 0, done.output
     assert done.stdout == ""
+    assert done.stderr.startswith("At step 100 (")  # the headline, before where the pages are
     assert [f"a.{name} was written" in done.stderr for name in files] == [True] * 3
     first = {name: file.read_bytes() for name, file in files.items()}
     assert first["html"].startswith(b"<!doctype html>")
@@ -191,21 +192,57 @@ class TestRefused:
             (["--html", "{saved}/report.json"], "would be written over"),
             (["--html", "{saved}/tokens.parquet"], "would be written over"),
             (["--html", "{tmp}/no/such/folder.html"], "cannot be written"),
+            (["--html", "{tmp}"], "--html names the folder"),
+            (["--html", "{tmp}/x", "--md", "{tmp}/../{tmp_name}/x"], "two forms go to one file"),
+            (["--pdf", "{tmp}/x", "--font", "{tmp}/x"], "would be written over"),
+            (["--pdf", "{tmp}/x", "--font", "/dev/zero"], "too large for a font"),
             (["--credit", "nonsense"], "credit"),
         ],
     )
     def test_it_says_what_and_exits_2(self, saved, tmp_path, words, says) -> None:
         before = hashes(saved)
-        done = call(saved, *(w.format(tmp=tmp_path, saved=saved) for w in words))
+        done = call(
+            saved, *(w.format(tmp=tmp_path, tmp_name=tmp_path.name, saved=saved) for w in words)
+        )
         assert done.exit_code == 2, done.output
         assert says in done.stderr.replace("\n", " ")
         assert list(tmp_path.iterdir()) == []
         assert hashes(saved) == before
 
+    def test_a_page_over_another_result_or_its_plots(self, saved: Path, tmp_path: Path) -> None:
+        other = tmp_path / "run" / "arca-diag"
+        (other / "plots").mkdir(parents=True)
+        (other / "report.json").write_text("{}")
+        (other / "tokens.parquet").write_bytes(b"kept")
+        (other / "plots" / "trend.svg").write_bytes(b"kept")
+        for name in ("tokens.parquet", "plots/trend.svg"):
+            done = call(saved, "--html", other / name)
+            assert done.exit_code == 2
+            assert "is part of a result" in done.stderr.replace("\n", " ")
+            assert (other / name).read_bytes() == b"kept"
+
     def test_a_folder_without_a_result(self, tmp_path: Path) -> None:
         done = call(tmp_path)
         assert done.exit_code == 2
-        assert "not finished" in done.stderr.replace("\n", " ")
+        assert "is no result" in done.stderr.replace("\n", " ")
+
+    def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        done = call(tmp_path / "none")
+        assert done.exit_code == 2
+        assert done.stderr.startswith("error: there is no ")
+
+    def test_a_seed_below_0(self, saved: Path) -> None:
+        done = call(saved, "--seed", "-5")
+        assert done.exit_code == 2
+        assert "seed" in done.stderr
+
+    def test_a_result_that_does_not_say_its_sharpening(self, saved: Path, tmp_path: Path) -> None:
+        old = json.loads((saved / "report.json").read_bytes())
+        del old["provenance"]["options"]["sharpening"]
+        (tmp_path / "report.json").write_text(json.dumps(old))
+        done = call(tmp_path)
+        assert done.exit_code == 2
+        assert "sharpening" in done.stderr
 
     def test_a_result_of_another_schema_says_what_to_do(self, saved, tmp_path) -> None:
         old = json.loads((saved / "report.json").read_bytes()) | {"schema_version": 0}

@@ -52,6 +52,17 @@ class TestBanner:
         document = report_document(whole(status="nothing-measured"), [])
         assert (document.level, document.verdict) == ("error", "nothing measured")
 
+    def test_measured_and_without_a_verdict_is_not_good(self) -> None:
+        bare = whole(verdicts=[])
+        document = report_document(bare, [])
+        assert (document.level, document.verdict) == ("error", "nothing measured")
+        assert not any("No fault" in str(b) for b in section(bare, "findings").blocks)
+
+    def test_no_fault_says_what_was_asked_and_how_much_was_not(self) -> None:
+        told = str(section(whole(skipped=[]), "findings").blocks[0])
+        assert "no error and no warning, in the adapters" in told
+        assert "could not be asked" not in told
+
     def test_a_replay_that_is_not_the_run_comes_before_all_else(self) -> None:
         failed = Fidelity(checkpoint="60", status="fail", figures={}, reason="another base")
         document = report_document(whole(replay_fidelity=[failed]), [])
@@ -71,7 +82,7 @@ class TestFindings:
         assert [b.id for b in blocks if isinstance(b, Found)] == ["an-error", "a-warning", "a-note"]
         first, warning = blocks[0], blocks[1]
         assert first.where == "step 2, step 30"
-        assert first.message == "one (figures of step 2)"
+        assert first.message == "two (figures of step 30)"
         assert warning.where == "surprisal, step 0"
 
     def test_evidence_is_every_leaf_and_what_is_undefined_is_no_number(self) -> None:

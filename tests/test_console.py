@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from arca_diag.report.console import print_report
-from arca_diag.report.words import finding_lines
+from arca_diag.report.words import finding_lines, places
 from arca_diag.results import Report, Side
 from tests.test_results import finding, measurement, report, verdict
 
@@ -144,6 +144,13 @@ class TestFindings:
             "error [adapter-inert] at step 2, step 30: noise is 60% (figures of step 2); "
             "from this follow: credit-uniform, credit-floor"
         )
+
+    def test_of_many_checkpoints_the_first_and_the_last_are_named(self) -> None:
+        steps = range(5, 205, 5)
+        same = [finding(checkpoint=step, message="noise") for step in steps]
+        assert "at steps 5, 10, 15, ... 200 (40 steps): noise" in finding_lines(same)[0].plain
+        assert places(["a", 2, *"bcdefg"]) == "a, 2, b, ... g (8 checkpoints)"
+        assert places([2, 15]) == "step 2, step 15"
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])

@@ -216,9 +216,9 @@ def _table(words: str, rows: Sequence[FigureChange], asked: int) -> Table:
 def _caption(rows: Sequence[FigureChange], asked: int) -> str:
     """What its columns are, and how the differences in it were taken."""
     prompts = {f.n_clusters for f in rows}
-    told = ["95%: limits of B - A over prompts."]
-    if len(prompts) == 1 and prompts != {0}:
-        told = [f"95%: limits of B - A over {count(*prompts, 'prompt')}."]
+    alike = len(prompts) == 1 and prompts != {0}
+    over = count(max(prompts), "prompt") if alike else "prompts"
+    told = [f"95%: limits of B - A over {over}."]
     if any(f.p is not None for f in rows):
         told.append(f"p: corrected (Holm) for all {asked:,} that were asked; raw p: of one alone.")
     if any(f.status == "changed" and f.slight for f in rows):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from arca_diag.compared import Comparison, FigureChange, FindingChange, Label, RegimeChange, Sets
-from arca_diag.report.words import at, count
+from arca_diag.report.words import at, count, places
 from arca_diag.results import View
 
 #: How a figure is named in a table.
@@ -23,10 +23,10 @@ HOW_TO_READ = (
     "Means over prompts; differences are B less A, with 95% intervals over prompts. On the same "
     "completions they are paired; on others G^, e^ and the 90% share are compared at like length "
     "(*), so that a difference need not be that of its columns. Each interval stands for itself: "
-    "where nothing changed, one in 20 says it did. What is changed, corrected, passes Holm's correction "
-    "for all that were asked too. 90% share: of tokens, that hold 90% of the credit; inherited: "
-    "how far the credit is from the reference's. `arca-diag explain WORD` explains regimes and "
-    "findings."
+    "where nothing changed, one in 20 says it did. What is changed, corrected, passes Holm's "
+    "correction for all that were asked too. 90% share: of tokens, that hold 90% of the credit; "
+    "inherited: how far the credit is from the reference's. `arca-diag explain WORD` explains "
+    "regimes and findings."
 )
 
 
@@ -114,7 +114,7 @@ def sides(found: Comparison) -> list[tuple[str, str]]:
         measured = count(len(side.checkpoints), "checkpoint")
         lines.append((which, f"{side.label}: run {side.run}, {measured} measured{tables}"))
     if found.checkpoints:
-        pairs = ", ".join(_pair(pair) for pair in found.checkpoints)
+        pairs = places([_pair(pair) for pair in found.checkpoints], "pairs")
         powers = [f"{side.sharpening:g}" for side in (found.a, found.b)]
         power = powers[0] if powers[0] == powers[1] else f"{powers[0]} in A, {powers[1]} in B"
         lines.append(("At", f"{pairs}: {found.chosen}; credit at sharpening {power}"))

@@ -22,7 +22,7 @@ from arca_diag.report.headline import headline, last_verdicts
 from arca_diag.report.numbers import figure, with_limits
 from arca_diag.report.picture import Picture
 from arca_diag.report.verdicts import because, earlier_verdicts, over_steps, remarks, share
-from arca_diag.report.words import VIEW_MEANS, at, count
+from arca_diag.report.words import VIEW_MEANS, at, count, places
 from arca_diag.results import Finding, Report, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import DEFAULT
@@ -165,14 +165,14 @@ def _findings(report: Report) -> Section:
 
 def _found(same: Sequence[Finding]) -> Found:
     first = same[0]
-    places = list(dict.fromkeys(at(f.checkpoint) for f in same if f.checkpoint is not None))
-    where = ", ".join([*([first.signal] if first.signal else []), *places])
+    names = list(dict.fromkeys(f.checkpoint for f in same if f.checkpoint is not None))
+    where = ", ".join(filter(None, (first.signal, places(names))))
     differs = len({f.message for f in same}) > 1
     return Found(
         id=first.id,
         level=first.level,
         where=where,
-        message=first.message + (f" (figures of {places[0]})" if differs and places else ""),
+        message=first.message + (f" (figures of {at(names[0])})" if differs and names else ""),
         follows=tuple(dict.fromkeys(c for f in same for c in f.cause_of)),
         action=first.action,
         evidence=tuple(_evidence(first.evidence)),

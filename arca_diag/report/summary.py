@@ -115,14 +115,21 @@ def _marks(report: Report) -> tuple[str, ...]:
         count(rollouts.selected, "completion"),
         count(rollouts.clusters, "prompt"),
         f"{rollouts.tokens:,} tokens",
+        *(("texts left out",) * _is_redacted(report)),
     )
+
+
+def _is_redacted(report: Report) -> bool:
+    return bool(report.provenance.options.get("redact_text"))
 
 
 def _figures_of(report: Report) -> list[tuple[str, str]]:
     """What the run card has on a page and not on a terminal."""
     options = report.provenance.options
     own = [len(v) for v in _measured_views(report).values()]
+    left_out = ("Texts", "left out (--redact-text): no prompt, completion, token or id is in here")
     return [
+        *((left_out,) * _is_redacted(report)),
         (
             "Settings",
             f"sharpening s = {figure(options['sharpening'])}, epsilon = "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from arca_diag.compared import Comparison, FigureChange, Sets
 from arca_diag.report.comparison_words import (
     HOW_TO_READ,
+    SHORT,
     finding_words,
     headline,
     name,
@@ -225,12 +226,11 @@ def _caption(rows: Sequence[FigureChange], asked: int) -> str:
         told.append("Slightly: changed by less than .005.")
     if any(f.how == "like-length" for f in rows):
         told.append("*: at like length, so that B - A need not be that of A and B.")
-    if any(f.how == "independent" for f in rows):
-        told.append(
-            "The others are from the intervals of A and of B."
-            if any(f.how != "independent" for f in rows)
-            else "Differences are from the intervals of A and of B."
-        )
+    both = [f for f in rows if f.how == "independent"]
+    if both:
+        names = ", ".join(dict.fromkeys(SHORT.get(f.name, f.name) for f in both))
+        of = "B - A" if len(both) == len(rows) else f"B - A of {names}"
+        told.append(f"{of} is from the intervals of A and of B.")
     return " ".join(told)
 
 

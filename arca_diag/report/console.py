@@ -129,7 +129,7 @@ def _view_table(report: Report, view: View, width: int) -> list[RenderableType]:
         out.append(ScaleNote(told))
     if len(shown) < len(names):
         out.append(Text(f"  {fewer}"))
-    return [*out, *render_verdicts(report, view)]
+    return [*out, *render_verdicts(report, view, width)]
 
 
 def _how_to_read() -> Text:

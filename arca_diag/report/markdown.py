@@ -30,7 +30,7 @@ _SIGNS = {"error": "✖ ERROR", "warn": "▲ WARNING", "note": "● NOTE", "good
 _MOST = 2000  # characters of one text; how long the whole is stands after them
 _NAME = 80
 _LONG_NOTE = 240  # characters of a note that stands open
-_BEGINNING = 100  # of a folded one that are read before it is opened
+_BEGINNING = 200  # of what a folded one says, that are read before it is opened
 _BETWEEN = "\n\n"
 _ELSEWHERE = "`arca-diag report` renders the whole result; `report.json` has every figure."
 
@@ -141,21 +141,23 @@ def _block(block: Block) -> str:
 
 
 def _found(found: Found) -> str:
-    """A finding as an item of a list; a note that is long is folded, after its first words."""
+    """A finding as an item of a list; of a note that is long what it says, the rest folded."""
     where = f" ({_shown(found.where)})" if found.where else ""
     evidence = "; ".join(f"{name} {value}" for name, value in found.evidence)
-    below = [
+    told = [
         f"- from this follow: {_shown(', '.join(found.follows))}" if found.follows else "",
         f"- do: {_shown(found.action)}",
         f"- evidence: {_shown(evidence)}" if evidence else "",
         f"- source: {_shown(found.source)}",
     ]
-    below = [line for line in below if line]
-    if found.level == "note" and len(found.message) > _LONG_NOTE:
+    below = [line for line in told if line]
+    if found.level == "note" and len(found.message) + sum(map(len, below)) > _LONG_NOTE:
         place = f" ({found.where})" if found.where else ""
-        begins = found.message[:_BEGINNING].rpartition(" ")[0] or found.message[:_BEGINNING]
-        title = f"{_SIGNS[found.level]} {found.id}{place}: {begins} …"
-        return _folded(title, [_begun(found.message), "\n".join(below)])
+        message = plain(found.message, most=_MOST, line_breaks=True)
+        begins = message[:_BEGINNING].rpartition(" ")[0] or message[:_BEGINNING]
+        cut = len(message) > _BEGINNING
+        line = f"{_SIGNS[found.level]} {found.id}{place}: {f'{begins} …' if cut else message}"
+        return _folded(line, [beginning(message) if cut else "", "\n".join(below)])
     head = f"- **{_SIGNS[found.level]} {_shown(found.id)}**{where}: {_shown(found.message)}"
     return "\n".join([head, *(f"  {line}" for line in below)])
 

@@ -155,8 +155,11 @@ class TestSize:
         assert summary[1].startswith(
             "● NOTE credit-sparse (surprisal, step 30): a long note_of *ma"
         )
-        assert len(summary[1]) < 160
+        assert summary[1].endswith(" …")
+        assert len(summary[1]) < 260
         assert seen(text).count("".join(told.split())) == 2
+        brief = of(found("said whole", level="note", action="a long way to mend it " * 20))
+        assert "(surprisal, step 30): said whole</summary>\n\n- from this follow" in brief
         assert "- **● NOTE credit-sparse** (surprisal, step 30): short" in text
 
     def test_a_summary_holds_more(self) -> None:

@@ -402,7 +402,7 @@ def redact(report: Report, frames: Tables, salt: bytes) -> tuple[Report, Tables]
     """Report and tables without any text, and without token ids, which decode to it.
 
     Names of rollouts, groups, prompts and completions become salted hashes: equal names stay
-    equal.
+    equal. The report's options say that it was done.
     """
     rollouts = frames.rollouts.assign(prompt_text=None, completion_text=None)
     told = rollouts["finish_reason"].isin(["stop", "length"]) | rollouts["finish_reason"].isna()
@@ -419,7 +419,9 @@ def redact(report: Report, frames: Tables, salt: bytes) -> tuple[Report, Tables]
     )
     fixed = [pseudonym(name, salt) for name in report.rollouts.fixed_set]
     info = report.rollouts.model_copy(update={"fixed_set": fixed, "unknown_fields": {}})
-    return report.model_copy(update={"rollouts": info}), hidden
+    options = report.provenance.options | {"redact_text": True}
+    provenance = report.provenance.model_copy(update={"options": options})
+    return report.model_copy(update={"rollouts": info, "provenance": provenance}), hidden
 
 
 def _renamed(frame: pd.DataFrame, salt: bytes) -> pd.DataFrame:

@@ -137,9 +137,10 @@ def stderr() -> Console:
 
 
 def print_raw(text: str) -> None:
-    """Print a machine's text as it is; a reader that has gone is no error."""
+    """Print a machine's text as it is, as UTF-8 whatever the locale; a reader gone is no error."""
     try:
-        sys.stdout.write(text)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
         sys.stdout.flush()
     except BrokenPipeError:
         mute_stdout()

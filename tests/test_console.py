@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from arca_diag.report.console import print_report
-from arca_diag.report.words import finding_lines
+from arca_diag.report.words import finding_lines, places
 from arca_diag.results import Report, Side
+from arca_diag.signals import SIGNAL_NAMES
 from tests.test_results import finding, measurement, report, verdict
 
 STEPS = (2, 30, 60)
@@ -144,6 +145,26 @@ class TestFindings:
             "error [adapter-inert] at step 2, step 30: noise is 70% (figures of step 30); "
             "from this follow: credit-uniform, credit-floor"
         )
+
+    def test_of_many_checkpoints_the_first_and_the_last_are_named(self) -> None:
+        steps = range(5, 205, 5)
+        same = [finding(checkpoint=step, message="noise") for step in steps]
+        assert "at steps 5, 10, 15, ... 200 (40 steps): noise" in finding_lines(same)[0].plain
+        assert places(["a", 2, *"bcdefg"]) == "a, 2, b, ... g (8 checkpoints)"
+        assert places([2, 15]) == "step 2, step 15"
+
+
+@pytest.mark.parametrize("width", [40, 60, 71, 80])
+def test_a_narrow_terminal_loses_no_verdict(width: int) -> None:
+    ways = dict.fromkeys(SIGNAL_NAMES, ("inconclusive", "leaning-sparse", "leaning-uniform"))
+    printed = io.StringIO()
+    print_report(Console(file=printed, width=width), made(**ways), Path("out"), "next")
+    told = printed.getvalue()
+    assert max(len(line.rstrip()) for line in told.splitlines()) <= width
+    verdicts = told.partition("verdict at step 60")[2].partition("over the checkpoints")[0]
+    for signal in SIGNAL_NAMES:
+        assert f"{signal}: leaning-uniform" in verdicts or f"{signal} " in verdicts
+    assert verdicts.count("leaning-uniform") == len(SIGNAL_NAMES)
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from arca_diag.commands.forms import Forms
+from arca_diag.commands.forms import STDOUT, Forms
 from arca_diag.commands.holding import saved_as_asked
 from arca_diag.commands.options import Font, Html, Json, Markdown, Pdf, Verbose
 from arca_diag.commands.output import check_not_read, write_bytes
@@ -70,6 +70,7 @@ def report(
         say_more(verbose)
         forms = Forms(html=html, pdf=pdf, md=md, font=font)
         forms.check(json=json)
+        _check_open(show, json=json, md=md)
         check_not_read(forms.files, [target, *([config] if config else map(Path, FILES))])
         with progress_bar() as progress:
             progress.stage("reading the result")
@@ -95,6 +96,20 @@ def report(
             from arca_diag.report.console import print_report
 
             print_report(stdout(), found, shown(folder), f"arca-diag gate {shown(folder)}")
+
+
+def _check_open(show: bool, *, json: bool, md: Path | None) -> None:
+    """Check that no browser is opened where a program reads what is printed.
+
+    Raises:
+        ArcaError: One would be.
+    """
+    printed = "--json" if json else "--md -" if md == STDOUT else ""
+    if show and printed:
+        raise ArcaError(
+            f"--open and {printed}: nothing is opened beside what is printed for a program",
+            hint="leave --open out" if json else "give --md a file, or leave --open out",
+        )
 
 
 def _show(made: "Pages", html: Path | None) -> None:

@@ -9,9 +9,8 @@ from arca_diag.comparing.figures import Place, figure_changes
 from arca_diag.comparing.opening import Opened, open_result
 from arca_diag.comparing.pairing import match
 from arca_diag.comparing.unlike import unlike
-from arca_diag.comparing.verdicts import finding_changes, regime_changes
+from arca_diag.comparing.verdicts import VIEWS, finding_changes, regime_changes
 from arca_diag.errors import ResultError
-from arca_diag.results import View
 
 
 def compare_results(before: Path, after: Path, checkpoints: Sequence[str] = ()) -> Comparison:
@@ -29,7 +28,6 @@ def compare_results(before: Path, after: Path, checkpoints: Sequence[str] = ()) 
     """
     a, b = open_result(before), open_result(after)
     pairs, chosen = _choose(a, b, checkpoints)
-    views: tuple[View, ...] = ("on-policy", "fixed-set")
     places = [
         Place(
             a=a,
@@ -39,7 +37,7 @@ def compare_results(before: Path, after: Path, checkpoints: Sequence[str] = ()) 
             matched=match(a, b, at, view),
         )
         for at in pairs
-        for view in views
+        for view in VIEWS
     ]
     sets = [place.matched.sets for place in places]
     figures = figure_changes(places)

@@ -10,6 +10,8 @@ from arca_diag.signals import SIGNAL_NAMES
 
 Level = Literal["error", "warn", "note"]
 _LEVELS: tuple[Level, ...] = ("error", "warn", "note")
+#: In the order in which a reader asks: of a fixed set the prompts are the same.
+VIEWS: tuple[View, ...] = ("fixed-set", "on-policy")
 _SHAPE = ("gini_corrected", "effn_corrected")
 
 
@@ -26,10 +28,9 @@ def regime_changes(
         if f.status == "changed" and f.name in _SHAPE
     }
     before, after = (_verdicts(side) for side in (a, b))
-    views: tuple[View, ...] = ("on-policy", "fixed-set")
     out = []
     for at in pairs:
-        for view in views:
+        for view in VIEWS:
             for signal in SIGNAL_NAMES:
                 old, new = before.get((at[0], view, signal)), after.get((at[1], view, signal))
                 if old is None and new is None:

@@ -14,6 +14,7 @@ from arca_diag.report.comparison_words import (
     finding_words,
     headline,
     name,
+    place,
     regime_words,
     sides,
     title,
@@ -59,10 +60,10 @@ def print_comparison(console: Console, found: Comparison) -> None:
 
 
 def _view(found: Comparison, sets: Sets) -> list[RenderableType]:
-    place = (sets.checkpoint_a, sets.checkpoint_b, sets.view)
-    figures = [f for f in found.figures if (f.checkpoint_a, f.checkpoint_b, f.view) == place]
-    head = title(sets, several=len(found.checkpoints) > 1)
-    out: list[RenderableType] = [Text.assemble((sets.view, "bold"), safe(head))]
+    here = (sets.checkpoint_a, sets.checkpoint_b, sets.view)
+    figures = [f for f in found.figures if (f.checkpoint_a, f.checkpoint_b, f.view) == here]
+    head = Text.assemble((safe(place(sets)), "bold"), safe(title(sets)))
+    out: list[RenderableType] = [head]
     out += _table(figures)
     equal = [f for f in figures if f.status == "equal"]
     if equal:
@@ -71,7 +72,7 @@ def _view(found: Comparison, sets: Sets) -> list[RenderableType]:
         out.append(Text(f"  {told}"))
     out += [_indented(line) for line in why_not(figures)]
     moved = [
-        r for r in found.regimes if (r.checkpoint_a, r.checkpoint_b, r.view) == place and r.moved
+        r for r in found.regimes if (r.checkpoint_a, r.checkpoint_b, r.view) == here and r.moved
     ]
     if moved:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
@@ -80,7 +81,7 @@ def _view(found: Comparison, sets: Sets) -> list[RenderableType]:
         for regime in moved:
             table.add_row(Text(safe(regime.signal)), Text(safe(regime_words(regime))))
         out += [Text("regimes and causes, from A to B"), table]
-    elif any((r.checkpoint_a, r.checkpoint_b, r.view) == place for r in found.regimes):
+    elif any((r.checkpoint_a, r.checkpoint_b, r.view) == here for r in found.regimes):
         out.append(Text("  regimes and causes: the same"))
     return out
 

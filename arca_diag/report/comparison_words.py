@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from arca_diag.compared import Comparison, FigureChange, FindingChange, Label, RegimeChange, Sets
-from arca_diag.report.words import at, count
+from arca_diag.report.words import at, count, places
 from arca_diag.results import View
 
 #: How a figure is named in a table.
@@ -21,12 +21,12 @@ SHORT = {
 ALWAYS = ("gini_corrected", "effn_corrected")
 HOW_TO_READ = (
     "Means over prompts; differences are B less A, with 95% intervals over prompts. On the same "
-    "completions they are paired; on others G^, e^ and the 90% share are compared at like length, "
-    "so that a difference need not be that of its columns. Each interval stands for itself: where "
-    "nothing changed, one in 20 says it did. What is changed, corrected, passes Holm's correction "
-    "for all that were asked too. 90% share: of tokens, that hold 90% of the credit; inherited: "
-    "how far the credit is from the reference's. `arca-diag explain WORD` explains regimes and "
-    "findings."
+    "completions they are paired; on others G^, e^ and the 90% share are compared at like length "
+    "(*), so that a difference need not be that of its columns. Each interval stands for itself: "
+    "where nothing changed, one in 20 says it did. What is changed, corrected, passes Holm's "
+    "correction for all that were asked too. 90% share: of tokens, that hold 90% of the credit; "
+    "inherited: how far the credit is from the reference's. `arca-diag explain WORD` explains "
+    "regimes and findings."
 )
 
 
@@ -65,11 +65,17 @@ def _nothing(found: Comparison, asked: int, equal: int) -> str:
     return told + (f", {count(equal, 'figure')} exactly equal." if equal else ".")
 
 
-def _where(found: Comparison) -> str:
+def where(found: Comparison) -> str:
+    """At which checkpoints they are compared, in a few words; there is one at least."""
     if len(found.checkpoints) > 1:
-        return f"At {count(len(found.checkpoints), 'pair')} of checkpoints"
+        return f"at {count(len(found.checkpoints), 'pair')} of checkpoints"
     ((a, b),) = found.checkpoints
-    return f"At {at(a)} of both" if a == b else f"From {at(a)} of A to {at(b)} of B"
+    return f"at {at(a)} of both" if a == b else f"from {at(a)} of A to {at(b)} of B"
+
+
+def _where(found: Comparison) -> str:
+    told = where(found)
+    return told[:1].upper() + told[1:]
 
 
 def _concentration(found: Comparison) -> str:
@@ -108,7 +114,7 @@ def sides(found: Comparison) -> list[tuple[str, str]]:
         measured = count(len(side.checkpoints), "checkpoint")
         lines.append((which, f"{side.label}: run {side.run}, {measured} measured{tables}"))
     if found.checkpoints:
-        pairs = ", ".join(_pair(pair) for pair in found.checkpoints)
+        pairs = places([_pair(pair) for pair in found.checkpoints], "pairs")
         powers = [f"{side.sharpening:g}" for side in (found.a, found.b)]
         power = powers[0] if powers[0] == powers[1] else f"{powers[0]} in A, {powers[1]} in B"
         lines.append(("At", f"{pairs}: {found.chosen}; credit at sharpening {power}"))
@@ -119,24 +125,28 @@ def _pair(pair: tuple[Label, Label]) -> str:
     return at(pair[0]) if pair[0] == pair[1] else f"{at(pair[0])} of A and {at(pair[1])} of B"
 
 
-def title(sets: Sets, several: bool) -> str:
-    """Which completions a table is of, and how they are held together."""
-    pair = (sets.checkpoint_a, sets.checkpoint_b)
-    place = f" at {_pair(pair)}" if several else ""
+def place(sets: Sets) -> str:
+    """One view at one pair of checkpoints: `fixed-set at step 60`."""
+    return f"{sets.view} at {_pair((sets.checkpoint_a, sets.checkpoint_b))}"
+
+
+def title(sets: Sets) -> str:
+    """How the completions of a place are held together; stands after it."""
     if not sets.paired:
         told = f"{sets.prompts_a} and {count(sets.prompts_b, 'prompt')}, not paired"
-        return f"{place}: {told}"
+        return f": {told}"
     common = count(sets.prompts_common, "prompt")
     if sets.prompts_common == sets.prompts_a == sets.prompts_b:
-        return f"{place}: the same completions in both, paired over {common}"
+        return f": the same completions in both, paired over {common}"
     of = f"{sets.prompts_a} and {sets.prompts_b}"
-    return f"{place}: paired over the {common} (of {of}) that have the same completions in both"
+    return f": paired over the {common} (of {of}) that have the same completions in both"
 
 
 def name(figure: FigureChange) -> str:
-    """A figure as a row is called."""
+    """A figure as a row is called; with a star where it is compared at like length."""
     short = SHORT.get(figure.name, figure.name)
-    return short if figure.signal is None else f"{figure.signal} {short}"
+    star = " *" if figure.how == "like-length" else ""
+    return f"{short}{star}" if figure.signal is None else f"{figure.signal} {short}{star}"
 
 
 def why_not(figures: Sequence[FigureChange]) -> list[str]:

@@ -10,7 +10,7 @@ from rich.text import Text
 from arca_diag.faults import ACTIONS
 from arca_diag.report.card import run_card
 from arca_diag.report.headline import headline, last_verdicts, no_fault
-from arca_diag.report.numbers import figure, unit_share
+from arca_diag.report.numbers import figure, two_decimals
 from arca_diag.report.sparkline import ScaleNote, Sparkline, squeezed
 from arca_diag.report.verdicts import render_verdicts
 from arca_diag.report.words import VIEW_MEANS, at, finding_lines, head, safe
@@ -129,7 +129,7 @@ def _view_table(report: Report, view: View, width: int) -> list[RenderableType]:
         out.append(ScaleNote(told))
     if len(shown) < len(names):
         out.append(Text(f"  {fewer}"))
-    return [*out, *render_verdicts(report, view)]
+    return [*out, *render_verdicts(report, view, width)]
 
 
 def _how_to_read() -> Text:
@@ -177,7 +177,7 @@ def number(measurement: Measurement | None) -> str:
 def _pair(gini: Measurement | None, effn: Measurement | None) -> str:
     if gini is None or effn is None or gini.value is None or effn.value is None:
         return "n/a"
-    return f"{unit_share(gini.value)}/{unit_share(effn.value)}"
+    return f"{two_decimals(gini.value)}/{two_decimals(effn.value)}"
 
 
 def _fitting(names: Sequence[int | str], width: int) -> tuple[list[int | str], int]:

@@ -11,16 +11,22 @@ from arca_diag.report.words import harmless
 
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$])")
 #: Signs that readers turn into mentions, references, links and emoji wherever they stand; the
-#: colons of a time of day are none.
-_LIVE = re.compile(r"@|#(?=\w)|://|(?i:www)(?=\.)|(?i:gh)(?=-\d)|:(?!\d\d:)(?=[\w+-]+:)")
+#: colons of a time of day, with its zone or without, are none.
+_LIVE = re.compile(
+    r"@|#(?=\w)|://|(?i:www)(?=\.)|(?i:gh)(?=-\d)|:(?!\d\d(?:[+-]\d\d)?:)(?=[\w+-]+:)"
+)
 _GAP = "\u200b"
 
 
 def inline(text: str) -> str:
     """Text in a line or a cell: nothing in it is markup or alive."""
+    return _MARKUP.sub(r"\\\1", in_html(text))
+
+
+def in_html(text: str) -> str:
+    """Text within HTML, where no sign is Markdown: nothing in it is HTML or alive."""
     text = harmless(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = _LIVE.sub(lambda m: m[0][:1] + _GAP + m[0][1:], text)
-    return _MARKUP.sub(r"\\\1", text)
+    return _LIVE.sub(lambda m: m[0][:1] + _GAP + m[0][1:], text)
 
 
 def beginning(text: str) -> str:

@@ -51,5 +51,28 @@ def percent_with_limits(value: float | None, low: float | None, high: float | No
 
 
 def unit_share(value: float | None) -> str:
-    """A figure between 0 and 1 in two decimals without the leading zero: `.93`, `1.00`."""
-    return "n/a" if value is None else f"{value:.2f}".removeprefix("0")
+    """A figure between 0 and 1 in two decimals without the leading zero: `.93`, `1.00`.
+
+    What two decimals would show as nothing and is something has its first digit: `.004`.
+    """
+    if value is None:
+        return figure(None)
+    short = f"{value:.2f}"
+    if value and float(short) == 0:
+        short = f"{value:.1g}"
+    return short.replace("0.", ".", 1)
+
+
+def two_decimals(value: float | None) -> str:
+    """The same where there is room for no more: `.00` may be a little more than 0."""
+    return figure(None) if value is None else f"{value:.2f}".removeprefix("0")
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with two significant digits: `.012`; `<.0001` is as good as any below it."""
+    if value is None:
+        return ""
+    if value < 1e-4:
+        return "<.0001"
+    digits = max(2, 1 - math.floor(math.log10(value)))
+    return f"{value:.{digits}f}".removeprefix("0")

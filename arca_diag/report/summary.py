@@ -22,7 +22,7 @@ from arca_diag.report.headline import headline, last_verdicts, no_fault
 from arca_diag.report.numbers import figure, with_limits
 from arca_diag.report.picture import Picture
 from arca_diag.report.verdicts import because, earlier_verdicts, over_steps, remarks, share
-from arca_diag.report.words import VIEW_MEANS, at, count
+from arca_diag.report.words import VIEW_MEANS, at, count, places
 from arca_diag.results import Finding, Report, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import DEFAULT
@@ -115,14 +115,21 @@ def _marks(report: Report) -> tuple[str, ...]:
         count(rollouts.selected, "completion"),
         count(rollouts.clusters, "prompt"),
         f"{rollouts.tokens:,} tokens",
+        *(("texts left out",) * _is_redacted(report)),
     )
+
+
+def _is_redacted(report: Report) -> bool:
+    return bool(report.provenance.options.get("redact_text"))
 
 
 def _figures_of(report: Report) -> list[tuple[str, str]]:
     """What the run card has on a page and not on a terminal."""
     options = report.provenance.options
     own = [len(v) for v in _measured_views(report).values()]
+    left_out = ("Texts", "left out (--redact-text): no prompt, completion, token or id is in here")
     return [
+        *((left_out,) * _is_redacted(report)),
         (
             "Settings",
             f"sharpening s = {figure(options['sharpening'])}, epsilon = "
@@ -165,14 +172,14 @@ def _findings(report: Report) -> Section:
 
 def _found(same: Sequence[Finding]) -> Found:
     last = same[-1]
-    places = list(dict.fromkeys(at(f.checkpoint) for f in same if f.checkpoint is not None))
-    where = ", ".join([*([last.signal] if last.signal else []), *places])
+    names = list(dict.fromkeys(f.checkpoint for f in same if f.checkpoint is not None))
+    where = ", ".join(filter(None, (last.signal, places(names))))
     differs = len({f.message for f in same}) > 1
     return Found(
         id=last.id,
         level=last.level,
         where=where,
-        message=last.message + (f" (figures of {places[-1]})" if differs and places else ""),
+        message=last.message + (f" (figures of {at(names[-1])})" if differs and names else ""),
         follows=tuple(dict.fromkeys(c for f in same for c in f.cause_of)),
         action=last.action,
         evidence=tuple(_evidence(last.evidence)),

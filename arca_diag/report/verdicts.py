@@ -16,24 +16,37 @@ from arca_diag.report.words import at, safe
 from arca_diag.results import Report, SettledBy, Verdict, View
 from arca_diag.verdict import INCONCLUSIVE
 
+_ROOM = 72  # columns of a terminal, below which a table of verdicts loses what is in it
 _STRETCHES = 6  # of one regime each, in a line; of more, the first and the last
 
 
-def render_verdicts(report: Report, view: View) -> list[RenderableType]:
+def render_verdicts(report: Report, view: View, width: int) -> list[RenderableType]:
     """The regime of every signal at the last checkpoint, what made it so, and what was before."""
     found = last_verdicts(report, view)
     if not found:
         return []
+    told = remarks(report, view)
+    lines = [Padding(Text(safe(line)), (0, 0, 0, 2), expand=False) for line in told]
+    way = _steps_table([*earlier_verdicts(report, view), *found])
+    return [Text(""), *_last(found, width), *way, *lines]
+
+
+def _last(found: Sequence[Verdict], width: int) -> list[RenderableType]:
+    """A table of verdicts, or a line each where it has no room."""
+    title = Text(safe(f"verdict at {at(found[0].checkpoint)}"))
+    if width < _ROOM:
+        cells = [(v.regime, share(v), because(v)) for v in found]
+        told = [", ".join(filter(None, words)) for words in cells]
+        lines = [Text(safe(f"{v.signal}: {t}")) for v, t in zip(found, told, strict=True)]
+        return [title, *(Padding(line, (0, 0, 0, 2), expand=False) for line in lines)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(Text(safe(f"verdict at {at(found[0].checkpoint)}")))
+    table.add_column(title)
     table.add_column("regime", no_wrap=True)
     table.add_column("completions, 95%", no_wrap=True)
     table.add_column("because", overflow="fold")
     for verdict in found:
         table.add_row(verdict.signal, verdict.regime, share(verdict), because(verdict))
-    told = remarks(report, view)
-    lines = [Padding(Text(safe(line)), (0, 0, 0, 2), expand=False) for line in told]
-    return [Text(""), table, *_steps_table([*earlier_verdicts(report, view), *found]), *lines]
+    return [table]
 
 
 def earlier_verdicts(report: Report, view: View) -> list[Verdict]:

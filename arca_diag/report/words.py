@@ -1,7 +1,7 @@
 """How the terminal views word what they share: findings, counts, places. Model text is hostile."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
@@ -16,6 +16,7 @@ _HEAD = 14  # columns: `step 1,234,567`, and six of them beside the names of sig
 _STYLE = {"error": "bold red", "warn": "bold yellow", "note": "bold"}
 
 
+_FEW = 6  # places that are named one by one
 #: What CI systems read as a command wherever it stands in a line: GitHub's `##[group]`, Azure's
 #: `##vso[`, TeamCity's `##teamcity[`.
 _COMMAND = re.compile(r"##(?=\w*\[)")
@@ -56,6 +57,21 @@ def head(checkpoint: int | str) -> str:
     return name if len(name) <= _HEAD else "…" + name[1 - _HEAD :]
 
 
+def places(names: Sequence[int | str], noun: str = "checkpoints") -> str:
+    """Checkpoints in a row: `step 2, step 15`; of more than a few the first ones and the last.
+
+    Args:
+        names: Their steps or names, in order.
+        noun: What they are, if they are not all steps.
+    """
+    if len(names) <= _FEW:
+        return ", ".join(map(at, names))
+    steps = all(isinstance(name, int) for name in names)
+    first = ", ".join(map(str, names[: _FEW // 2]))
+    told = f"{first}, ... {names[-1]} ({len(names):,} {'steps' if steps else noun})"
+    return f"steps {told}" if steps else told
+
+
 def count(number: int, noun: str) -> str:
     """`1 group`, `1,200 groups`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
@@ -72,9 +88,9 @@ def finding_lines(findings: Iterable[Finding]) -> list[Text]:
         alike.setdefault((finding.id, finding.level, finding.action), []).append(finding)
     out = []
     for (identity, level, action), same in alike.items():
-        places = [at(f.checkpoint) for f in same if f.checkpoint is not None]
-        where = f" at {', '.join(dict.fromkeys(places))}" if places else ""
-        whose = "" if len({f.message for f in same}) == 1 else f" (figures of {places[-1]})"
+        names = list(dict.fromkeys(f.checkpoint for f in same if f.checkpoint is not None))
+        where = f" at {places(names)}" if names else ""
+        whose = "" if len({f.message for f in same}) == 1 else f" (figures of {at(names[-1])})"
         told = f"[{identity}]{where}: {same[-1].message}{whose}"
         if consequences := list(dict.fromkeys(c for f in same for c in f.cause_of)):
             told += f"; from this follow: {', '.join(consequences)}"

@@ -262,7 +262,7 @@ class TestUnlike:
             ({"sharpening": 2.0}, "sharpening", "warn"),
             ({"options": {"epsilon": 1e-3}}, "epsilon", "warn"),
             ({"options": {"credit": "surprisal"}}, "credit", "note"),
-            ({"of": "other"}, "on-policy completions", "note"),
+            ({"of": "other"}, "fixed-set completions", "note"),
         ],
     )
     def test_other_judging_is_said(self, tmp_path: Path, given, what: str, level: str) -> None:

@@ -31,7 +31,7 @@ class TestPicture:
         a, b = result(tmp_path / "a", PLAIN), result(tmp_path / "b", gini)
         found = compare_results(a, b)
         pictures = draw_changes(found)
-        assert [p.view for p in pictures] == ["on-policy", "fixed-set"]
+        assert [p.view for p in pictures] == ["fixed-set", "on-policy"]
         for picture in pictures:
             told = written(picture.svg)
             assert set(SIGNAL_NAMES) <= set(told)

@@ -18,7 +18,10 @@ from arca_diag.comparing import compare_results
 from arca_diag.report.charts.changes import draw_changes
 from arca_diag.report.comparison import print_comparison
 from arca_diag.report.comparison_document import comparison_document
+from arca_diag.report.comparison_words import name as name_of
 from arca_diag.report.document import Facts, Table
+from arca_diag.report.numbers import p_value
+from arca_diag.report.pdf import _columns
 from arca_diag.results import Fidelity
 from arca_diag.signals import SIGNAL_NAMES
 from tests.comparing.planted import noise, result
@@ -43,6 +46,12 @@ def compared(
 ) -> Comparison:
     before = result(tmp_path / "a", **(a or {}))
     return compare_results(before, result(tmp_path / "b", **(b or {})), asked)
+
+
+def tables_of(found: Comparison) -> list[Table]:
+    return [
+        b for s in comparison_document(found).sections for b in s.blocks if isinstance(b, Table)
+    ]
 
 
 class TestConsole:
@@ -131,29 +140,84 @@ class TestDocument:
         found = compared(tmp_path, b={"gini": gini, "findings": [finding(checkpoint=60)]})
         document = comparison_document(found)
         assert (document.level, document.verdict) == ("note", "10 figures changed")
-        tables = [
-            block
-            for section in document.sections
-            if section.id.startswith("figures-")
-            for block in section.blocks
-            if isinstance(block, Table)
-        ]
+        tables = [b for s in document.sections for b in s.blocks if isinstance(b, Table)]
+        tables = [t for t in tables if t.head[0] == "figure"]
         assert sum(len(table.rows) for table in tables) == len(found.figures)
-        called = [row[-1].split()[0].rstrip(",:") for row in tables[0].rows]
-        assert called == sorted(called, key=["changed", "within", "equal", "undefined"].index)
-        assert any("undefined: B: every raw score is exactly zero" in r[-1] for r in tables[0].rows)
+        called = [{row[5].partition(":")[0] for row in t.rows} for t in tables]
+        two_views = [{"changed"}, {"changed"}]
+        assert called == two_views + [{"within noise", "equal"}, {"undefined"}] * 2
+        assert {row[5] for row in tables[3].rows} == {
+            "undefined: B: every raw score is exactly zero"
+        }
+        assert [s.id for s in document.sections if s.folded] == ["unchanged"]
         changes = next(s for s in document.sections if s.id == "changes")
         assert Facts(rows=(("", "new in B: warn [adapter-inert]"),)) in changes.blocks
 
     def test_slight_changes_come_after_others_and_pictures_call_them_so(self, tmp_path) -> None:
         gini = {"surprisal": PLAIN + 0.001, "entropy": PLAIN + 0.1}
         found = compared(tmp_path, b={"gini": gini})
-        section = next(s for s in comparison_document(found).sections if "figures-" in s.id)
-        names = [row[0] for row in section.blocks[0].rows]
+        section = next(s for s in comparison_document(found).sections if "changed-" in s.id)
+        (table,) = section.blocks
+        assert isinstance(table, Table)
+        names = [row[0] for row in table.rows]
+        assert next(r[5] for r in table.rows if r[0] == "surprisal G^") == "slightly"
+        assert "Slightly: changed by less than .005." in table.caption
         assert names.index("entropy inherited") < names.index("surprisal G^")
         alt = draw_changes(found)[0].alt
         assert "surprisal .50 to .50, changed by less than .005;" in alt
         assert "entropy .50 to .60, changed;" in alt
+
+    def test_titles_name_steps_and_views(self, tmp_path: Path) -> None:
+        steps = (20, 60)
+        b = {"steps": steps, "gini": PLAIN + 0.1, "name": "other"}
+        found = compared(tmp_path, {"steps": steps}, b, "20:60")
+        document = comparison_document(found, draw_changes(found))
+        assert document.title == "run and other, from step 20 of A to step 60 of B"
+        where = "fixed-set at step 20 of A and step 60 of B"
+        named = [p.title for p in document.pictures()]
+        assert named[0] == f"Concentration of every credit, {where}"
+        titles = [b.title for s in document.sections for b in s.blocks if isinstance(b, Table)]
+        assert [t.partition(":")[0] for t in titles] == [
+            f"What changed, {w}" for w in (where, where.replace("fixed-set", "on-policy"))
+        ]
+        same = comparison_document(compare_results(tmp_path / "a", tmp_path / "a"))
+        assert same.title == "two results of run, at step 60 of both"
+
+    def test_what_is_at_like_length_has_a_star_and_the_fixed_set_comes_first(
+        self, tmp_path: Path
+    ) -> None:
+        found = compared(tmp_path, b={"gini": PLAIN + 0.1, "of": "other"})
+        assert [s.view for s in found.sets] == ["fixed-set", "on-policy"]
+        assert found.regimes[0].view == found.figures[0].view == "fixed-set"
+        told = shown(found)
+        assert told.index("fixed-set at step 60:") < told.index("on-policy at step 60:")
+        assert "surprisal G^ * " in told
+        assert "surprisal mean * " not in told
+        table = next(t for t in tables_of(found) if t.head[0] == "figure")
+        starred = {row[0] for row in table.rows if row[0].endswith(" *")}
+        assert {"surprisal G^ *", "entropy e^ *", "residual 90% share *"} <= starred
+        assert not any("mean" in n or "inherited" in n for n in starred)
+        assert "*: at like length" in table.caption
+
+    def test_a_table_is_no_wider_than_a_page_and_the_corrected_p_leads(
+        self, tmp_path: Path
+    ) -> None:
+        gini = {s: PLAIN + noise(n, scale=0.02 * n) for n, s in enumerate(SIGNAL_NAMES)}
+        gini |= {"surprisal": PLAIN + 0.02 + noise(2, scale=0.025), "entropy": PLAIN * np.nan}
+        for name, of in (("b", "completion"), ("c", "other")):
+            found = compare_results(
+                *(result(tmp_path / f"{name}{n}", g, of=o) for n, g, o in
+                  ((0, PLAIN, "completion"), (1, gini, of)))
+            )  # fmt: skip
+            for table in tables_of(found):
+                if table.head[0] != "figure":
+                    continue
+                assert _columns(table)["size"] >= 7.5, table.title
+                if "p" in table.head:
+                    assert table.head[5:8] == ("called", "p", "raw p")
+        one = next(f for f in found.figures if f.p is not None and f.p_holm != f.p)
+        row = next(r for t in tables_of(found) for r in t.rows if r[0] == name_of(one))
+        assert row[6:8] == (p_value(one.p_holm), p_value(one.p))
 
     def test_an_equal_pair_is_good_and_an_unlike_one_is_not(self, tmp_path: Path) -> None:
         a = result(tmp_path / "a")

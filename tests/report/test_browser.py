@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 from arca_diag import store
 from arca_diag.cli import app
 from arca_diag.report.charts import draw_pictures
+from arca_diag.report.document import Section, Table
 from arca_diag.report.heatmap import HeatMap, heat_map
 from arca_diag.report.html import render_html
 from arca_diag.report.pieces import plain
 from arca_diag.report.summary import report_document
 from arca_diag.signals import SIGNAL_NAMES
 from tests.report.browser import artefacts, browser, opened, program
+from tests.report.documents import document
 from tests.report.hostile import FLAG, HOSTILE
 from tests.report.planted import planted
 
@@ -407,6 +409,19 @@ class TestUse:
             it.page.locator("#theme").click()
             assert it.page.evaluate(back) == light
             assert it.page.evaluate(TOKENS) == tokens
+
+    def test_a_table_of_a_comparison_needs_no_scrolling(self, chromium, tmp_path) -> None:
+        cells = ("0.000534", "0.000204", "-0.000528", "-0.00841 to -0.00984")
+        row = ("relative_residual reward gap", *cells, "changed, uncorrected", ".097", "<.0001")
+        head = ("figure", "A", "B", "B - A", "95%", "called", "p", "raw p", "prompts")
+        right = frozenset({1, 2, 3, 6, 7, 8})
+        table = Table(title="What changed", head=head, rows=((*row, "9"),), right=right)
+        path = tmp_path / "wide.html"
+        page = document(Section(id="a", title="A", blocks=(table,)))
+        path.write_text(render_html(page, None), "utf-8")
+        with opened(chromium, path, width=1200) as it:
+            box = it.page.locator(".scroll")
+            assert box.evaluate("e => e.scrollWidth <= e.clientWidth")
 
     def test_a_link_to_a_folded_section_opens_it(self, chromium, scanned) -> None:
         with opened(chromium, scanned[0]) as it:

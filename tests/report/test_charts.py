@@ -377,7 +377,7 @@ def test_words_of_strangers_are_one_short_line() -> None:
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [(0.5, ".50"), (-0.034, "-.03"), (-0.001, ".00"), (1.0, "1.00"), (None, "n/a")],
+    [(0.5, ".50"), (-0.034, "-.03"), (-0.001, "-.001"), (0.0, ".00"), (1.0, "1.00"), (None, "n/a")],
 )
 def test_signed_shares(value: float | None, told: str) -> None:
     assert signed(value) == told

@@ -94,6 +94,15 @@ def test_markdown_goes_to_stdout_where_it_is_asked_to(saved: Path, tmp_path: Pat
     assert done.stdout == (tmp_path / "a.md").read_text("utf-8")
 
 
+def test_markdown_is_utf_8_in_every_locale(saved: Path) -> None:
+    words = [sys.executable, "-m", "arca_diag", "report", str(saved), "--md", "-"]
+    env = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, timeout=120, check=True)
+    told = done.stdout.decode("utf-8")
+    assert told == call(saved, "--md", "-").stdout
+    assert " · " in told
+
+
 def test_other_judging_options_judge_the_pages_and_not_the_folder(
     saved: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +151,10 @@ class TestRedaction:
         for page in (html.read_text("utf-8"), md.read_text("utf-8")):
             page = unescape(page)
             assert [t for t in texts | names if t in page] == []
+        assert "| Texts | left out (--redact-text)" in md.read_text("utf-8")
+        assert "texts left out" in md.read_text("utf-8")
+        printed = json.loads(call(saved, "--redact-text", "--json").stdout)
+        assert printed["provenance"]["options"]["redact_text"] is True
         from arca_diag.rendering import without_text
         from arca_diag.store import look, read_tables
 
@@ -187,6 +200,8 @@ class TestRefused:
             (["--html", "-"], "not for a terminal"),
             (["--pdf", "-"], "not for a terminal"),
             (["--json", "--md", "-"], "both go to stdout"),
+            (["--open", "--md", "-"], "--open and --md -: nothing is opened"),
+            (["--open", "--json"], "--open and --json: nothing is opened"),
             (["--html", "{tmp}/x", "--md", "{tmp}/x"], "two forms go to one file"),
             (["--font", "{tmp}/font.ttf"], "--font is for the PDF"),
             (["--html", "{saved}/report.json"], "would be written over"),
@@ -199,7 +214,8 @@ class TestRefused:
             (["--credit", "nonsense"], "credit"),
         ],
     )
-    def test_it_says_what_and_exits_2(self, saved, tmp_path, words, says) -> None:
+    def test_it_says_what_and_exits_2(self, saved, tmp_path, monkeypatch, words, says) -> None:
+        monkeypatch.setattr(webbrowser, "open", lambda uri: pytest.fail(f"{uri} was opened"))
         before = hashes(saved)
         done = call(
             saved, *(w.format(tmp=tmp_path, tmp_name=tmp_path.name, saved=saved) for w in words)

@@ -128,6 +128,40 @@ class TestSize:
         one_more = len(render_markdown(self.big(300), most_bytes=10**9).encode()) / 12  # type: ignore[arg-type]
         assert len(text.encode()) + one_more > COMMENT_BYTES
 
+    def test_what_is_small_is_kept_after_what_does_not_fit_which_is_named_once(self) -> None:
+        small = (Paragraph(text="a few words"),)
+        sections = [
+            Section(id="findings", title="Found", blocks=(found(),)),
+            *(Section(id=f"b{n}", title="Big, of all", blocks=(figures(4000),)) for n in (1, 2)),
+            Section(id="c", title="Parts", blocks=(figures(4000), figures(3), figures(4000))),
+            Section(id="d", title="Small", blocks=small, folded=True),
+        ]
+        text = render_markdown(document(*sections))
+        assert len(text.encode()) <= COMMENT_BYTES
+        assert text.count("Big, of all") == 1
+        assert "want of room: Big, of all.*" in text
+        assert "signal_2" not in text.replace("\\", "").partition("### Parts")[0]
+        assert "signal_2" in text.replace("\\", "").partition("### Parts")[2]
+        assert "*2 more under “Parts” do not fit here.*" in text
+        assert "<details><summary>Small</summary>\n\na few words" in text
+
+    def test_a_long_note_is_folded_after_its_first_words(self) -> None:
+        told = "a long note_of *many* words " * 20
+        text = of(found(told, level="note"), found(told), found("short", level="note"))
+        assert text.count("<details>") == text.count("</details>") == 1
+        summary = re.search("<summary>(.*)</summary>", text)
+        assert summary is not None
+        # It is HTML, in which a backslash would be seen.
+        assert summary[1].startswith(
+            "● NOTE credit-sparse (surprisal, step 30): a long note_of *ma"
+        )
+        assert summary[1].endswith(" …")
+        assert len(summary[1]) < 260
+        assert seen(text).count("".join(told.split())) == 2
+        brief = of(found("said whole", level="note", action="a long way to mend it " * 20))
+        assert "(surprisal, step 30): said whole</summary>\n\n- from this follow" in brief
+        assert "- **● NOTE credit-sparse** (surprisal, step 30): short" in text
+
     def test_a_summary_holds_more(self) -> None:
         text = render_markdown(self.big(300), most_bytes=SUMMARY_BYTES)  # type: ignore[arg-type]
         assert "Part 11" in text
@@ -170,6 +204,7 @@ class TestHostileText:
             lambda t: Table(title="t", head=("a", "b"), rows=((t, "next"),)),
             lambda t: Facts(rows=(("name", t),)),
             lambda t: found(t),
+            lambda t: found(f"{t} {'words ' * 60}", level="note", where=t),
         ],
     )
     def test_each_is_seen_as_it_is(self, text: str, place) -> None:
@@ -189,6 +224,19 @@ class TestHostileText:
         assert GAP in got
         assert text not in got.replace("\\", "")
         assert got.replace(GAP, "").replace("\\", "") == text
+
+    @pytest.mark.parametrize("text", HOSTILE)
+    def test_nothing_is_alive_in_a_line_that_is_html(self, text: str) -> None:
+        note = found(f"{text} {'words ' * 60}", level="note", where=text, id=text)
+        for token in parsed(of(note)):
+            assert token.type not in ("link_open", "image", "em_open", "code_inline")
+            assert not re.search(r"<(?!/?(details|summary|sub)>)", token.content * token.block)
+        (line,) = re.findall("<summary>(.*)</summary>", of(note))
+        assert not re.search(r"[<>@]\w|://|##\w*\[|:smile:", line)
+
+    @pytest.mark.parametrize("text", ["05:06:07", "2026-03-04T05:06:07+00:00", "T05:06:07-03:30"])
+    def test_a_time_of_day_is_left_as_it_is(self, text: str) -> None:
+        assert inline(text) == text
 
     @pytest.mark.parametrize(
         "text",

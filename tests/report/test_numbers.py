@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from arca_diag.report.numbers import (
     figure,
+    p_value,
     percent,
     percent_with_limits,
+    two_decimals,
     unit_share,
     with_limits,
 )
@@ -62,3 +64,23 @@ def test_shares() -> None:
     assert unit_share(0.931) == ".93"
     assert unit_share(0.999) == "1.00"
     assert unit_share(None) == "n/a"
+    assert unit_share(0.0) == ".00"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(0.0049, ".005"), (0.0012, ".001"), (-0.0012, "-.001"), (2e-9, "2e-09")]
+)
+def test_a_share_that_is_something_is_not_shown_as_nothing(value: float, told: str) -> None:
+    assert unit_share(value) == told
+    assert two_decimals(value).endswith(".00")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (1.0, "1.00"), (0.5, ".50"), (0.0499, ".050"), (0.0012, ".0012"), (0.00034, ".00034"),
+        (9e-5, "<.0001"), (0.0, "<.0001"), (None, ""),
+    ],
+)  # fmt: skip
+def test_p_values(value: float | None, told: str) -> None:
+    assert p_value(value) == told

@@ -85,6 +85,11 @@ class TestFindings:
         assert first.message == "two (figures of step 30)"
         assert warning.where == "surprisal, step 0"
 
+    def test_many_checkpoints_are_not_all_named(self) -> None:
+        found = [finding(level="warn", checkpoint=n, signal="entropy") for n in range(5, 205, 5)]
+        (told,) = (b for b in section(whole(findings=found), "findings").blocks if b.id)
+        assert told.where == "entropy, steps 5, 10, 15, ... 200 (40 steps)"
+
     def test_evidence_is_every_leaf_and_what_is_undefined_is_no_number(self) -> None:
         evidence = {"share": 0.12345, "of": {"n": 1200, "low": None}, "keys": ["a", "b"]}
         (block,) = (

@@ -6,6 +6,7 @@ from arca_diag.compared import Comparison, FigureChange, Sets
 from arca_diag.report.charts.canvas import Canvas, Panel
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS, style
 from arca_diag.report.charts.text import signed
+from arca_diag.report.comparison_words import place
 from arca_diag.report.numbers import unit_share
 from arca_diag.report.picture import Picture
 from arca_diag.report.words import at
@@ -31,17 +32,17 @@ def draw_changes(found: Comparison) -> tuple[Picture, ...]:
 
 
 def _draw(found: Comparison, sets: Sets) -> Iterator[Picture]:
-    place = (sets.checkpoint_a, sets.checkpoint_b, sets.view)
+    found_at = (sets.checkpoint_a, sets.checkpoint_b, sets.view)
     figures = {
         (f.name, f.signal): f
         for f in found.figures
-        if (f.checkpoint_a, f.checkpoint_b, f.view) == place
+        if (f.checkpoint_a, f.checkpoint_b, f.view) == found_at
     }
     signals = [s for s in SIGNAL_NAMES if any((name, s) in figures for name, _ in _NAMES)]
     if not any(_known(figures.get((name, s))) for name, _ in _NAMES for s in signals):
         return
     where = f"{sets.view}, {at(sets.checkpoint_a)} of A and {at(sets.checkpoint_b)} of B"
-    title = "Concentration of every credit, A and B"
+    title = f"Concentration of every credit, {place(sets)}"
     alt = _alt(where, signals, figures)
     canvas = Canvas(1.25 + _ROW * len(signals))
     for row, signal in enumerate(signals):
@@ -80,8 +81,8 @@ def _panel(
     """A row a signal: both marks with their limits, and the difference beside them."""
     panel = Panel(canvas, left, 0.5, 1.75, _ROW * len(signals), y=(len(signals), 0))
     panel.title(words)
-    for place in (0.25, 0.5, 0.75):
-        panel.upright(place, 0, len(signals), alpha=FAINT, ls=":")
+    for quarter in (0.25, 0.5, 0.75):
+        panel.upright(quarter, 0, len(signals), alpha=FAINT, ls=":")
     panel.frame(left=False)
     panel.ticks_x(*_TICKS)
     for row, (signal, change) in enumerate(zip(signals, figures, strict=True)):

@@ -38,7 +38,7 @@ def signed(value: float | None) -> str:
     if value is None:
         return unit_share(None)
     short = unit_share(abs(value))
-    return f"-{short}" if value < 0 and short != ".00" else short
+    return f"-{short}" if value < 0 else short
 
 
 def step_name(checkpoint: int | str) -> str:

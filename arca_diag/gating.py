@@ -4,7 +4,7 @@ import datetime
 from pathlib import Path
 
 from arca_diag import __version__
-from arca_diag.config import config_tables, environment, gate_environment
+from arca_diag.config_sources import config_tables, environment, gate_environment
 from arca_diag.gate.baseline import (
     UNLIKE_ACTION,
     Baseline,

@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 from arca_diag.commands.holding import hold, policy_of
 from arca_diag.commands.options import Verbose
 from arca_diag.commands.output import Output, check_not_read, outputs, write_file
-from arca_diag.config import FILES
+from arca_diag.config_sources import FILES
 from arca_diag.errors import ArcaError
 from arca_diag.gate.checks import OnDisk
 from arca_diag.gate.loading import Resolved

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from arca_diag.commands.scanning import RESULT, check_whole, resolved_config, runs_of
 from arca_diag.config import Resolved as ResolvedConfig
-from arca_diag.config import config_tables, gate_environment
+from arca_diag.config_sources import config_tables, gate_environment
 from arca_diag.errors import ArcaError, ResultError
 from arca_diag.gate.checks import OnDisk
 from arca_diag.gate.freshness import look_beside

@@ -12,7 +12,7 @@ from arca_diag.commands.forms import STDOUT, Forms
 from arca_diag.commands.holding import saved_as_asked
 from arca_diag.commands.options import Font, Html, Json, Markdown, Pdf, Verbose
 from arca_diag.commands.output import check_not_read, write_bytes
-from arca_diag.config import FILES
+from arca_diag.config_sources import FILES
 from arca_diag.errors import ArcaError
 from arca_diag.report.words import safe
 from arca_diag.terminal import (

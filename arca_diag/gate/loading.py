@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from arca_diag.config import GATE_PREFIX
+from arca_diag.config_sources import GATE_PREFIX
 from arca_diag.degeneracy import DEGENERATE
 from arca_diag.errors import ConfigError
 from arca_diag.gate.names import (

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from arca_diag.errors import ArcaError, CheckpointError
 from arca_diag.inputs.adapters import PREFIX, Adapter
@@ -31,6 +30,7 @@ from arca_diag.replay.convert import (
     split_biases,
     without_base,
 )
+from arca_diag.replay.fitting import check_complete, check_fits, layer_shapes
 
 
 class AdaptedModel:
@@ -48,7 +48,7 @@ class AdaptedModel:
         self.base = base
         self.other: Any | None = None
         self.peft: PeftModel | None = None
-        self.kinds = _layer_shapes(base)
+        self.kinds = layer_shapes(base)
         self.modules = [name for name, _ in base.named_modules()]
         self.plain_head = base.get_output_embeddings()
         self._running = base
@@ -77,7 +77,7 @@ class AdaptedModel:
                 one is named with both shapes. Or a kind that cannot be replayed rightly.
         """
         said = adapter.checkpoint.name
-        _check_fits(adapter, self.kinds)
+        check_fits(adapter, self.kinds)
         check_patterns(adapter.config, self.modules, f"{said}/adapter_config.json")
         waiting = spread.waits(self.base)
         if waiting and (why := _looks_at_weights(adapter)):
@@ -98,7 +98,7 @@ class AdaptedModel:
             trained = self._trained_biases(adapter, label, expected)
             tensors, biases = split_biases(as_torch(adapter), trained)
             tensors = without_base(adapter, tensors, expected, self.base)
-            _check_complete(said, tensors, expected)
+            check_complete(said, tensors, expected)
             self._check_biases(said, biases, trained)
             if waiting:
                 self._place(said, label, tensors)
@@ -446,68 +446,3 @@ def _hash_of(adapter: Adapter, initial: Adapter | None) -> str:
     """Of all that `add` makes something of."""
     parts = [(a.sha256, a.config) for a in (adapter, initial) if a is not None]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
-
-
-def _layer_shapes(base: Any) -> dict[str, tuple[int, ...]]:
-    """Weight shape (out, in) of every layer that has one, by its name in the base.
-
-    Quantised weights lie packed in other shapes, or under other names.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, module in base.named_modules():
-        weight = getattr(module, "weight", None)
-        wide, narrow = (getattr(module, side, None) for side in ("out_features", "in_features"))
-        if isinstance(wide, int) and isinstance(narrow, int):
-            shapes[name] = (wide, narrow)
-        elif isinstance(weight, Tensor):
-            # GPT-2's layers keep their weight the other way round.
-            transposed = isinstance(module, Conv1D)
-            shapes[name] = tuple(weight.shape[::-1] if transposed else weight.shape)
-    return shapes
-
-
-def _check_fits(adapter: Adapter, layers: dict[str, tuple[int, ...]]) -> None:
-    """Every A and B matrix must belong to a layer of the base and have its width."""
-    for key in sorted(adapter.tensors):
-        side = next((s for s in (".lora_A.", ".lora_B.") if s in key), None)
-        if side is None:
-            continue
-        layer = key.split(side)[0].removeprefix(PREFIX)
-        shape = tuple(adapter.tensors[key].shape)
-        if layer not in layers:
-            if adapter.config.get("target_parameters"):
-                continue  # an expert's matrices are no layer: `_check_complete` places them
-            raise CheckpointError(
-                f"{adapter.checkpoint.name} was made for another base: tensor {key} of shape "
-                f"{list(shape)} belongs to a layer that this base does not have",
-                hint="give the base it was trained on with --base",
-            )
-        out_width, in_width = layers[layer][0], layers[layer][-1]
-        width, found = (in_width, shape[-1]) if side == ".lora_A." else (out_width, shape[0])
-        if width != found and len(layers[layer]) == 2:
-            raise CheckpointError(
-                f"{adapter.checkpoint.name} was made for another base: tensor {key} has shape "
-                f"{list(shape)}, and the base's layer {layer} has shape {list(layers[layer])}",
-                hint="give the base it was trained on with --base",
-            )
-
-
-def _check_complete(name: str, given: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """PEFT only warns of tensors that it cannot place; here both directions must match."""
-    absent, unplaced = (
-        sorted(expected.keys() - given.keys()),
-        sorted(given.keys() - expected.keys()),
-    )
-    if unplaced:
-        raise CheckpointError(
-            f"{name}: tensor {unplaced[0]} finds no place in the base with this configuration "
-            f"({len(unplaced)} of {len(given)} tensors)",
-            hint="does adapter_config.json belong to this adapter and base?",
-        )
-    if absent:
-        raise CheckpointError(
-            f"{name} was made for another base: its layer wants tensor {absent[0]} of shape "
-            f"{list(expected[absent[0]].shape)}, and the adapter has none "
-            f"({len(absent)} tensors missing)",
-            hint="give the base it was trained on with --base",
-        )

@@ -1,15 +1,11 @@
 """A report put into a document: banner, findings, run card, verdicts, figures, method."""
 
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from arca_diag.config import ScanConfig
-from arca_diag.explanations import CLASS_CUTS
 from arca_diag.report.card import run_card
 from arca_diag.report.document import (
     Block,
-    Command,
     Document,
     Facts,
     Found,
@@ -19,13 +15,14 @@ from arca_diag.report.document import (
     Table,
 )
 from arca_diag.report.headline import headline, last_verdicts, no_fault
+from arca_diag.report.method import method_section
 from arca_diag.report.numbers import figure, with_limits
 from arca_diag.report.picture import Picture
+from arca_diag.report.reproduce import reproduce_section
 from arca_diag.report.verdicts import because, earlier_verdicts, over_steps, remarks, share
 from arca_diag.report.words import VIEW_MEANS, at, count, places
 from arca_diag.results import Finding, Report, View
 from arca_diag.signals import SIGNAL_NAMES
-from arca_diag.thresholds import DEFAULT
 
 VIEWS: tuple[View, View] = ("on-policy", "fixed-set")
 _LEVELS: tuple[Level, ...] = ("error", "warn", "note")
@@ -35,27 +32,6 @@ _FIGURES = (
     ("effn_corrected", "e^"),
     ("token_share_90", "tokens that hold 90%"),
     ("mean", "mean, raw"),
-)
-_LIMITS = (
-    "Every interval is of 95%, over prompts and not over tokens, and pointwise: of many figures "
-    "some are off. Causes alone are corrected (Holm) for how many are asked.",
-    "A regime says how concentrated a credit is, not whether it is wrong. Without a cause a "
-    "sparse signal may rightly be sparse.",
-    "On-policy figures of two checkpoints are of different completions; compare checkpoints by "
-    "the fixed set. Where completions shrink in training, part of a trend can be length.",
-    "What was not measured is no pass: it is listed under “Not judged”, with what it needs.",
-)
-_READ = (
-    "Every completion is run again under the adapted model and its reference. A signal a_t >= 0 "
-    "(surprisal, entropy, their kin, and the residual, the norm of h_adapted - h_ref after the "
-    "final norm) becomes credit as w_t = (a_t + epsilon)^s / sum_k (a_k + epsilon)^s within one "
-    "completion.",
-    "G^ is the Gini coefficient of that credit, corrected for length: 0 even, 1 all on one "
-    "token. e^ is the share of effective tokens, corrected for length: 1 even, 0 one token. "
-    "Figures are means over prompts of means over their completions.",
-    "A regime is what surely more than half of the completions have, by the lower limit of "
-    "their share over prompts. `arca-diag explain WORD` says how a regime, cause or finding is "
-    "measured, and what can fake it.",
 )
 
 
@@ -85,8 +61,8 @@ def report_document(report: Report, pictures: Sequence[Picture]) -> Document:
             _figures(report),
             _fidelity(report),
             _skipped(report),
-            _method(report),
-            _reproduce(report),
+            method_section(report),
+            reproduce_section(report),
         ),
         made=report.provenance.started_at,
         maker=f"{report.tool['name']} {report.tool['version']}",
@@ -316,107 +292,3 @@ def _some(places: Sequence[str], most: int = 6) -> str:
     told = [p for p in dict.fromkeys(places) if p]
     more = f"; {len(told) - most} more, in report.json" if len(told) > most else ""
     return "; ".join(told[:most]) + more
-
-
-def _method(report: Report) -> Section:
-    cuts = Table(
-        title="Thresholds",
-        head=("cut", "value", "decides", "source"),
-        rows=tuple(
-            (
-                cut.id,
-                f"{cut.comparator} {figure(cut.value)}"
-                + (
-                    ""
-                    if _as_default(cut.id, cut.value)
-                    else f" (default {figure(_default(cut.id))})"
-                ),
-                CLASS_CUTS.get(cut.id, f"arca-diag explain {cut.id}").replace("`", ""),
-                cut.source,
-            )
-            for cut in report.thresholds
-        ),
-    )
-    blocks: tuple[Block, ...] = (
-        *(Paragraph(text=text) for text in _READ),
-        *(Paragraph(text=text) for text in _LIMITS),
-        cuts,
-    )
-    return Section(id="method", title="Method, limits, thresholds", blocks=blocks, folded=True)
-
-
-def _default(name: str) -> float | None:
-    return next((cut.value for cut in DEFAULT if cut.id == name), None)
-
-
-def _as_default(name: str, value: float) -> bool:
-    return _default(name) in (None, value)
-
-
-def _reproduce(report: Report) -> Section:
-    provenance = report.provenance
-    versions = ", ".join(f"{name} {v}" for name, v in provenance.versions.items())
-    cuts = options_of_cuts(report)
-    rows = [
-        *([("Cuts", f"in [thresholds] of arca.toml: {cuts}")] if cuts else []),
-        ("Base", f"{provenance.base.get('name')}, SHA-256 {provenance.base.get('sha256')}"),
-        ("Versions", versions),
-        ("Made", f"{provenance.started_at}, {figure(provenance.seconds, unit='s')}"),
-        (
-            "Inputs",
-            f"{count(len(provenance.inputs), 'file')}, each with its SHA-256 in report.json",
-        ),
-    ]
-    return Section(
-        id="reproduce",
-        title="Reproduce",
-        blocks=(
-            Command(text=scan_command(report)),
-            Paragraph(
-                text="From the folder that the run lies in; with --base PATH where the base is not "
-                "found by what the adapter says of it, and with --out for another result folder."
-            ),
-            Facts(rows=tuple(rows)),
-        ),
-    )
-
-
-def options_of_cuts(report: Report) -> str:
-    """The cuts that are not what they are by default, as a file would give them; may be empty."""
-    other = (cut for cut in report.thresholds if not _as_default(cut.id, cut.value))
-    return ", ".join(f"{cut.id} = {cut.value:g}" for cut in other)
-
-
-def scan_command(report: Report) -> str:
-    """The scan that gives this result again, where the run and its base are found as they were.
-
-    Options that a default scan resolves to the same are left out; the base is not, where it was
-    named by its content alone.
-    """
-    options = report.provenance.options
-    words = ["arca-diag", "scan", report.run.name]
-    steps = [str(c.name if c.step is None else c.step) for c in report.run.checkpoints]
-    words += ["--checkpoints", ",".join(steps)]
-    words += _given(options, ("device", "dtype", "temperature"))
-    if report.reference.kind != "path":  # of a folder the report holds no path
-        words += ["--reference", report.reference.kind]
-    fields = ScanConfig.model_fields
-    plain = [
-        name
-        for name in fields
-        if name in options
-        and name not in ("base", "device", "dtype", "temperature", "reference")
-        and options[name] not in (None, False, fields[name].default)
-        and not isinstance(options[name], dict)
-    ]
-    words += _given(options, [n for n in plain if n != "generate"])
-    return shlex.join(words)
-
-
-def _given(options: dict[str, Any], names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        value = options.get(name)
-        if value is not None:
-            yield "--" + name.replace("_", "-")
-            if value is not True:
-                yield figure(value) if isinstance(value, float) else str(value)

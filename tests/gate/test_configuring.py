@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from arca_diag.cli import app
-from arca_diag.config import GATE_PREFIX, ScanConfig, config_tables, resolve
+from arca_diag.config import ScanConfig, resolve
+from arca_diag.config_sources import GATE_PREFIX, config_tables
 from arca_diag.gate.loading import resolve_policy
 from arca_diag.gate.policy import Policy
 from arca_diag.gate.profiles import rules_of

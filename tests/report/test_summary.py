@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from arca_diag.cli import app
 from arca_diag.report.document import Facts, Found, Paragraph, Table
 from arca_diag.report.picture import Picture
-from arca_diag.report.summary import report_document, scan_command
+from arca_diag.report.reproduce import scan_command
+from arca_diag.report.summary import report_document
 from arca_diag.results import Fidelity, Report, Skipped
 from tests.test_console import OPTIONS, made
 from tests.test_results import finding, measurement, report, verdict

@@ -120,7 +120,7 @@ def saved_as_asked(
     if credit is not None and credit != report.provenance.options.get("credit"):
         other.append("credit")
     if not other:
-        from arca_diag.store import read_tables
+        from arca_diag.saved import read_tables
 
         return folder, report, read_tables(folder, report)
     _tell_again(other)

@@ -142,7 +142,8 @@ class TestRedaction:
             page = unescape(page)
             assert [t for t in texts | names if t in page] == []
         from arca_diag.rendering import without_text
-        from arca_diag.store import look, read_tables
+        from arca_diag.saved import read_tables
+        from arca_diag.store import look
 
         report = look(saved).report
         _, frames = without_text(report, read_tables(saved, report))

@@ -38,6 +38,7 @@ from arca_diag.replay.subsample import subsample
 from arca_diag.replay.units import Shelf, Units, open_shelf
 from arca_diag.replaying import replay_run, with_noise
 from arca_diag.results import SCHEMA_VERSION, Report
+from arca_diag.saved import read_tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +198,7 @@ def _judge_saved(
     asked = describe.judging(config, run)
     if asked.items() <= before.provenance.options.items():
         return Diagnosis(report=before, folder=folder, did="nothing new")
-    saved = store.read_tables(folder, before)
+    saved = read_tables(folder, before)
     report, frames = judging.again(before, saved, config, asked)
     return _write(config, report, frames, folder, identity, did="judged again")
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from arca_diag import judging, store
+from arca_diag import judging
 from arca_diag.config import ScanConfig
 from arca_diag.errors import ConfigError, ResultError
 from arca_diag.results import Report
+from arca_diag.saved import read_tables
 from arca_diag.tables import Tables
 from arca_diag.thresholds import OF_TABLES
 
@@ -45,7 +46,7 @@ def judged_with(
         "seed": config.seed,
         "thresholds": config.thresholds_of(OF_TABLES),
     }
-    return judging.again(report, store.read_tables(folder, report), config, asked)
+    return judging.again(report, read_tables(folder, report), config, asked)
 
 
 def _as_saved(

@@ -4,16 +4,21 @@
 JSON Schema is `report_schema()`, published in the package as `report.schema.json`.
 """
 
+import datetime
 import enum
 import json
 from importlib.resources import files as package_files
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Literal[1] = 1
 
-Count = Annotated[int, Field(ge=0)]
+#: Beyond it a double skips whole numbers, and no reader of JSON need keep them.
+_LARGEST = 2**53
+
+Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+Step = Annotated[int, Field(ge=0, le=_LARGEST)]
 View = Literal["on-policy", "fixed-set"]
 
 
@@ -34,10 +39,35 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _a_moment(text: str) -> str:
+    try:
+        made = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("it is no date of ISO 8601") from None
+    if not 1970 <= made.year < datetime.MAXYEAR:
+        raise ValueError("it is not of the years 1970 to 9998")
+    return text
+
+
+def _a_tool(told: dict[str, str]) -> dict[str, str]:
+    if absent := [key for key in ("name", "version") if not told.get(key)]:
+        raise ValueError(f"it has no {' and no '.join(absent)}")
+    return told
+
+
+Tool = Annotated[
+    dict[str, str],
+    AfterValidator(_a_tool),
+    Field(json_schema_extra={"required": ["name", "version"]}),
+]
+
+
 class Provenance(_Part):
     """How the figures came about. The one block that may differ between two equal scans."""
 
-    started_at: str
+    started_at: Annotated[str, AfterValidator(_a_moment)] = Field(
+        description="ISO 8601, of the years 1970 to 9998."
+    )
     seconds: float
     reused_passes: Count = Field(description="Passes of an earlier scan that were not done again.")
     batch_tokens: Count | None = Field(
@@ -52,7 +82,7 @@ class Provenance(_Part):
     versions: dict[str, str]
     device: str
     dtype: str
-    seed: int
+    seed: Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)]
     options: dict[str, Any]
     base: dict[str, Any]
     inputs: dict[str, str] = Field(description="SHA-256 of each file read, by path within the run.")
@@ -62,7 +92,7 @@ class CheckpointInfo(_Part):
     """One checkpoint of the run. `measured` is false if a finding says why not."""
 
     name: str
-    step: int | None
+    step: Step | None
     measured: bool
 
 
@@ -73,7 +103,7 @@ class RunInfo(_Part):
     framework: str
     framework_version: str | None
     recognised_by: str
-    steps: int | None = Field(description="Optimizer steps of the whole run, if known.")
+    steps: Step | None = Field(description="Optimizer steps of the whole run, if known.")
     temperature: float
     temperature_source: str
     checkpoints: list[CheckpointInfo]
@@ -108,7 +138,7 @@ class FoundCheckpoint(_Part):
     """One checkpoint as `inspect` finds it; `reason` says why it cannot be read."""
 
     name: str
-    step: int | None
+    step: Step | None
     rank: int | None
     alpha: float | None
     init: str | None
@@ -132,7 +162,7 @@ class FoundRun(_Part):
     framework: str
     framework_version: str | None
     recognised_by: str
-    steps: int | None
+    steps: Step | None
     temperature: float
     temperature_source: str
     beta: float | None = Field(description="Weight of the KL term; null if unknown.")
@@ -195,7 +225,7 @@ class AdapterInfo(_Part):
 
     kind: Literal["lora"]
     init: str
-    rank: int
+    rank: Count
     alpha: float
     target_modules: list[str]
     use_dora: bool
@@ -232,7 +262,7 @@ class RolloutsInfo(_Part):
     unknown_fields: dict[str, Count] = Field(description="Fields nobody reads, and how often.")
     cut_off: Count = Field(description="Selected completions known to end at the length limit.")
     cut_off_unknown: Count = Field(description="Selected completions for which that is unknown.")
-    steps: list[int] = Field(description="Optimizer steps that the sampling policies had done.")
+    steps: list[Step] = Field(description="Optimizer steps that the sampling policies had done.")
     fixed_set: list[str] = Field(description="Group ids of the fixed set.")
 
 
@@ -251,7 +281,7 @@ class Measurement(_Part):
     `value` is the unweighted mean over clusters (prompts) of the mean over their completions.
     """
 
-    checkpoint: int | str
+    checkpoint: Step | str
     view: View
     signal: str | None
     sharpening: float | None
@@ -293,14 +323,14 @@ class Side(Share):
 class SettledBy(_Part):
     """What would settle an inconclusive verdict."""
 
-    clusters_more: int | None
+    clusters_more: Count | None
     reason: str
 
 
 class Verdict(_Part):
     """The regime of one signal at one checkpoint in one view."""
 
-    checkpoint: int | str
+    checkpoint: Step | str
     view: View
     signal: str
     sharpening: float
@@ -335,8 +365,8 @@ class Onset(_Part):
     signal: str
     sharpening: float
     side: Literal["sparse", "uniform", "no-signal"]
-    after: int | None
-    by: int | None
+    after: Step | None
+    by: Step | None
     n_clusters: Count
     reason: str | None
 
@@ -358,7 +388,7 @@ class Figure(_Part):
 class WhatIf(_Part):
     """How concentrated credit would be at the last checkpoint if it were given another way."""
 
-    checkpoint: int | str
+    checkpoint: Step | str
     view: View
     credit: str = Field(description="A signal and how it would be turned into credit.")
     gini_corrected: Figure
@@ -377,7 +407,7 @@ class Finding(_Part):
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)+$")]
     level: Literal["error", "warn", "note"]
-    checkpoint: int | str | None
+    checkpoint: Step | str | None
     signal: str | None
     message: str
     evidence: dict[str, Any]
@@ -391,7 +421,7 @@ class Skipped(_Part):
     """Something that was not judged, and what that needs. Unknown is not clean."""
 
     id: str
-    checkpoint: int | str | None
+    checkpoint: Step | str | None
     view: View | None
     signal: str | None
     reason: str
@@ -410,7 +440,7 @@ class Report(_Part):
     """Everything a scan found; the document in `report.json`."""
 
     schema_version: Literal[1]
-    tool: dict[str, str]
+    tool: Tool
     status: Literal["complete", "nothing-measured"]
     provenance: Provenance
     run: RunInfo
@@ -444,7 +474,7 @@ class Inspection(_Part):
     """What `inspect` finds without a model: the document that `inspect --json` prints."""
 
     schema_version: Literal[1]
-    tool: dict[str, str]
+    tool: Tool
     run: FoundRun
     base: FoundBase
     adapter: AdapterInfo | None

@@ -6,10 +6,8 @@ report, so that the gate notices another. Only listed files are ever replaced or
 """
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
@@ -17,14 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from arca_diag.errors import ResultError
 from arca_diag.results import SCHEMA_VERSION, Report
-from arca_diag.tables import Tables
 
 MARKER = ".arca-diag.json"
 REPORT = "report.json"
@@ -328,59 +322,6 @@ def clear_share(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something else is in it
         folder.rmdir()
-
-
-def read_table(folder: Path, report: Report, name: str) -> pd.DataFrame:
-    """A table of a finished result.
-
-    Raises:
-        ResultError: It is absent or is not the one that the report was made with.
-    """
-    return pd.read_parquet(io.BytesIO(_read_listed(folder, report, name)))
-
-
-def read_columns(folder: Path, report: Report, name: str, schema: pa.Schema) -> pd.DataFrame:
-    """Some columns of a table of a finished result, where they are what this version writes.
-
-    Raises:
-        ResultError: It is absent, not the one that the report was made with, no table, or of a
-            version that wrote other columns.
-    """
-    data = _read_listed(folder, report, name)
-    try:
-        there = pq.read_schema(io.BytesIO(data))
-        wrong = [f.name for f in schema if there.get_field_index(f.name) < 0]
-        wrong += [f.name for f in schema if f.name not in wrong and there.field(f.name) != f]
-        if not wrong:
-            return pq.read_table(io.BytesIO(data), columns=schema.names).to_pandas()
-        why = f"{', '.join(wrong)} is not as this version of arca-diag writes it"
-    except (pa.ArrowException, OSError, ValueError) as error:
-        why = f"no table: {str(error)[:200]}"
-    raise ResultError(f"{folder / name}: {why}", hint="scan again with --force")
-
-
-def read_tables(folder: Path, report: Report) -> Tables:
-    """Every table of a finished result; those that were not always made may be empty."""
-    found = {
-        name: read_table(folder, report, f"{name}.parquet")
-        for name in (field.name for field in dataclasses.fields(Tables))
-        if name in ("tokens", "trajectories", "rollouts") or f"{name}.parquet" in report.files
-    }
-    return Tables(**found)
-
-
-def _read_listed(folder: Path, report: Report, name: str) -> bytes:
-    """A file of the result, where it is the one that the report was made with."""
-    try:
-        data = (folder / name).read_bytes()
-    except OSError:
-        data = b""
-    if hashlib.sha256(data).hexdigest() != report.files.get(name):
-        raise ResultError(
-            f"{folder / name} is missing or was changed since it was written",
-            hint="scan again with --force",
-        )
-    return data
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -123,6 +123,17 @@ GRADIENTS = pa.schema(
 #: What the trainer logged, a row a step and quantity, as `inputs.trends` names them.
 LOG = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
 
+#: Of every table, by its name in `Tables`; each lies in a file of that name.
+SCHEMAS = {
+    "tokens": TOKENS,
+    "trajectories": TRAJECTORIES,
+    "rollouts": ROLLOUTS,
+    "noise": NOISE,
+    "gradients": GRADIENTS,
+    "layers": LAYERS,
+    "log": LOG,
+}
+
 
 def rollout_table(rollouts: Iterable[Rollout]) -> pd.DataFrame:
     """One row a completion. A per-token advantage is given by its mean over counted tokens."""
@@ -374,18 +385,12 @@ class Tables:
 
     def writers(self) -> dict[str, Callable[[BinaryIO], None]]:
         """What writes each file of the result folder; none of gradients, layers, log if empty."""
+        optional = ("gradients", "layers", "log")
         found = {
-            "tokens.parquet": (self.tokens, TOKENS),
-            "trajectories.parquet": (self.trajectories, TRAJECTORIES),
-            "rollouts.parquet": (self.rollouts, ROLLOUTS),
-            "noise.parquet": (self.noise, NOISE),
+            f"{name}.parquet": (getattr(self, name), schema)
+            for name, schema in SCHEMAS.items()
+            if name not in optional or len(getattr(self, name))
         }
-        if len(self.gradients):
-            found["gradients.parquet"] = (self.gradients, GRADIENTS)
-        if len(self.layers):
-            found["layers.parquet"] = (self.layers, LAYERS)
-        if len(self.log):
-            found["log.parquet"] = (self.log, LOG)
         return {name: partial(write_parquet, *table) for name, table in found.items()}
 
     def to_parquet(self) -> dict[str, bytes]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from arca_diag import judging, store, tables
+from arca_diag import judging, tables
 from arca_diag.config import ScanConfig, resolve
 from arca_diag.pipeline import diagnose
 from arca_diag.results import Report
+from arca_diag.saved import read_tables
 from tests.conftest import UNRENDERED
 
 SEEDS = range(1, 21)
@@ -26,7 +27,7 @@ def scanned(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
 
 
 def judged(report: Report, folder: Path, **options: object) -> judging.Judgement:
-    saved = store.read_tables(folder, report)
+    saved = read_tables(folder, report)
     steps = {c.name: c.step for c in report.run.checkpoints if c.measured}
     config = ScanConfig(run=folder, **options)
     return judging.judge(saved, tables.saved_memberships(saved.trajectories), steps, config)
@@ -120,7 +121,7 @@ def test_what_may_be_rounding_has_no_regime_no_onset_and_none_if_credited_otherw
     scanned: tuple[Report, Path],
 ) -> None:
     report, folder = scanned
-    saved = store.read_tables(folder, report)
+    saved = read_tables(folder, report)
     loud = dataclasses.replace(saved, noise=saved.noise.assign(surprisal=3.0))
     steps = {c.name: c.step for c in report.run.checkpoints if c.measured}
     members = tables.saved_memberships(saved.trajectories)
@@ -137,7 +138,7 @@ def test_what_may_be_rounding_has_no_regime_no_onset_and_none_if_credited_otherw
 
 def test_an_older_result_without_the_newer_tables_is_judged(scanned: tuple[Report, Path]) -> None:
     report, folder = scanned
-    saved = store.read_tables(folder, report)
+    saved = read_tables(folder, report)
     older = dataclasses.replace(
         saved,
         noise=tables.noise_table({}, {}),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from arca_diag import store
@@ -18,6 +19,7 @@ from arca_diag.results import (
     RolloutsInfo,
     RunInfo,
 )
+from arca_diag.saved import read_columns
 from arca_diag.store import (
     MARKER,
     REPORT,
@@ -26,10 +28,10 @@ from arca_diag.store import (
     check_version,
     look,
     prepare,
-    read_table,
     write,
 )
 
+X = pa.schema([("x", pa.float64())])
 IDENTITY = Identity(
     options={"temperature": 1.0, "groups": 16, "window": None},
     inputs={"checkpoint-2": "aa", "completions/completions_00003.parquet": "bb"},
@@ -478,17 +480,17 @@ def test_a_table_is_read_back_only_as_it_was_written(tmp_path: Path) -> None:
     found = look(out)
     assert found is not None
     assert found.report is not None
-    pd.testing.assert_frame_equal(read_table(out, found.report, "tokens.parquet"), frame)
+    pd.testing.assert_frame_equal(read_columns(out, found.report, "tokens.parquet", X), frame)
 
     data = bytearray((out / "tokens.parquet").read_bytes())
     data[len(data) // 2] ^= 1
     (out / "tokens.parquet").write_bytes(data)
     with pytest.raises(ResultError, match="missing or was changed") as caught:
-        read_table(out, found.report, "tokens.parquet")
+        read_columns(out, found.report, "tokens.parquet", X)
     assert "--force" in caught.value.hint
     (out / "tokens.parquet").unlink()
     with pytest.raises(ResultError, match="missing or was changed"):
-        read_table(out, found.report, "tokens.parquet")
+        read_columns(out, found.report, "tokens.parquet", X)
 
 
 def test_a_table_that_the_report_does_not_name_is_not_read(tmp_path: Path) -> None:
@@ -496,4 +498,4 @@ def test_a_table_that_the_report_does_not_name_is_not_read(tmp_path: Path) -> No
     finished(out)
     (out / "other.parquet").write_bytes(pd.DataFrame({"x": [1]}).to_parquet())
     with pytest.raises(ResultError, match=r"other\.parquet is missing or was changed"):
-        read_table(out, report(), "other.parquet")
+        read_columns(out, report(), "other.parquet", X)

@@ -15,7 +15,7 @@ from arca_diag.gate.checks import OnDisk
 from arca_diag.gate.freshness import look_beside
 from arca_diag.gate.loading import Resolved, resolve_policy
 from arca_diag.gate.reading import REPORT, is_result, read_result, result_at
-from arca_diag.gate.scope import finite
+from arca_diag.gate.wholeness import check_told
 from arca_diag.progress import Progress
 from arca_diag.results import Report
 from arca_diag.terminal import shown, stderr
@@ -111,16 +111,12 @@ def saved_as_asked(
     """
     asked = resolved_config({"run": target, **judging}, file)
     folder, report = read_result(result_at(target))
-    if finite(report.provenance.options.get("sharpening")) is None:
-        raise ResultError(
-            f"{folder} does not say at which sharpening it was judged",
-            hint="scan again with --force",
-        )
+    check_told(folder, report)
     other, given, credit = _differing(folder, report, asked)
     if credit is not None and credit != report.provenance.options.get("credit"):
         other.append("credit")
     if not other:
-        from arca_diag.store import read_tables
+        from arca_diag.saved import read_tables
 
         return folder, report, read_tables(folder, report)
     _tell_again(other)

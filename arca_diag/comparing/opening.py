@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from arca_diag import store
 from arca_diag.compared import Label
 from arca_diag.errors import ResultError
 from arca_diag.gate.reading import IN_RUN, read_result, result_at
 from arca_diag.gate.scope import finite, label_of
 from arca_diag.results import Measurement, Report, View
+from arca_diag.saved import read_columns
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import ROLLOUTS, TOKENS, TRAJECTORIES
 
@@ -127,11 +127,11 @@ def _label(path: Path, folder: Path) -> str:
 
 def _read(folder: Path, report: Report, sharpening: float) -> Completions:
     columns = _columns(TRAJECTORIES, *_KEYS, "signal", "sharpening", *OF_COMPLETIONS)
-    rows = store.read_columns(folder, report, "trajectories.parquet", columns)
+    rows = read_columns(folder, report, "trajectories.parquet", columns)
     columns = _columns(ROLLOUTS, "rollout_id", "cluster", "completion")
-    rollouts = store.read_columns(folder, report, "rollouts.parquet", columns)
+    rollouts = read_columns(folder, report, "rollouts.parquet", columns)
     columns = _columns(TOKENS, "checkpoint", "rollout_id", "counted", *SIGNAL_NAMES)
-    tokens = store.read_columns(folder, report, "tokens.parquet", columns)
+    tokens = read_columns(folder, report, "tokens.parquet", columns)
     _check_keys(folder / "rollouts.parquet", rollouts, ["rollout_id"], ["cluster", "completion"])
     keys = ["checkpoint", "rollout_id", "signal"]
     rows = rows[rows["sharpening"] == sharpening]

@@ -68,7 +68,27 @@ def read_result(path: Path) -> tuple[Path, Report]:
     except ValidationError as error:
         raise _refused(file, content, error) from None
     _check_figures(file, report.measurements)
+    _check_places(file, report)
     return file.parent, report
+
+
+def _check_places(file: Path, report: Report) -> None:
+    """Checkpoints differ, and what is said of one is of one that was measured."""
+    hint = "scan again with --force: the file was edited or damaged"
+    names = [c.name for c in report.run.checkpoints]
+    labels = [c.name if c.step is None else c.step for c in report.run.checkpoints]
+    if len({*names}) < len(names) or len({*labels}) < len(labels):
+        raise ResultError(f"{file} has two checkpoints of one name or step", hint=hint)
+    measured = [c.measured for c in report.run.checkpoints]
+    known = {label for label, there in zip(labels, measured, strict=True) if there}
+    for part in ("measurements", "verdicts", "what_if"):
+        for one in getattr(report, part):
+            if one.checkpoint not in known:
+                raise ResultError(
+                    f"{file}: {part} speak of {one.checkpoint!r:.80}, no checkpoint that was "
+                    "measured",
+                    hint=hint,
+                )
 
 
 def _refused(file: Path, content: bytes, error: ValidationError) -> ResultError:

@@ -112,6 +112,7 @@ def result(
         "replay_fidelity": [],
         "findings": [],
         "thresholds": [],
+        "what_if": [],  # of a checkpoint that these have not
         "measurements": [m for s in steps for m in _measurements(values, s, sharpening)],
         "verdicts": _verdicts(steps, sharpening, regimes or {}),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},

@@ -26,6 +26,7 @@ from arca_diag.gate import names
 from arca_diag.gate.profiles import PROFILES
 from arca_diag.pipeline import diagnose
 from arca_diag.results import Report
+from arca_diag.saved import read_tables
 from tests.conftest import UNRENDERED
 from tests.gate.test_outcome import PUBLISHED
 
@@ -112,7 +113,7 @@ def collapsed(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The healthy result with all surprisal on each completion's first token, judged again."""
     out = Path(shutil.copytree(healthy, tmp_path_factory.mktemp("collapsed") / "result"))
     report = Report.from_json((out / "report.json").read_bytes())
-    saved = store.read_tables(out, report)
+    saved = read_tables(out, report)
     tokens = saved.tokens.copy()
     first = tokens[tokens["counted"]].groupby(["checkpoint", "rollout_id"]).head(1).index
     tokens["surprisal"] = 1e-6

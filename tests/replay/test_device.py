@@ -10,7 +10,7 @@ from arca_diag.config import resolve as configured
 from arca_diag.errors import ConfigError
 from arca_diag.pipeline import diagnose
 from arca_diag.replay.device import BATCH_TOKENS, resolve
-from arca_diag.store import read_table
+from arca_diag.saved import read_tables
 from tests.conftest import UNRENDERED
 
 SIGNALS = ["surprisal", "entropy", "kl_exact", "residual"]
@@ -44,7 +44,7 @@ def scanned(run: Path, out: Path, **options: object):
     """The tokens of a small scan."""
     flags = {"run": run, "out": out, "groups": 1, "fixed_groups": 1, **options}
     found = diagnose(configured(flags, environ=UNRENDERED))
-    return read_table(found.folder, found.report, "tokens.parquet")
+    return read_tables(found.folder, found.report).tokens
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from arca_diag.report.heatmap import HeatMap, heat_map
 from arca_diag.report.html import render_html
 from arca_diag.report.pieces import plain
 from arca_diag.report.summary import report_document
+from arca_diag.saved import read_tables
 from arca_diag.signals import SIGNAL_NAMES
 from tests.report.browser import artefacts, browser, opened, program
 from tests.report.documents import document
@@ -109,7 +110,7 @@ def scanned(folder: Path, tiny_run: Path) -> tuple[Path, pd.DataFrame, HeatMap]:
     earlier = store.look(out)
     assert earlier is not None
     assert earlier.report is not None
-    frames = store.read_tables(out, earlier.report)
+    frames = read_tables(out, earlier.report)
     heat = heat_map(earlier.report, frames)
     assert heat is not None
     document = report_document(earlier.report, draw_pictures(earlier.report, frames))

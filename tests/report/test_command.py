@@ -156,7 +156,8 @@ class TestRedaction:
         printed = json.loads(call(saved, "--redact-text", "--json").stdout)
         assert printed["provenance"]["options"]["redact_text"] is True
         from arca_diag.rendering import without_text
-        from arca_diag.store import look, read_tables
+        from arca_diag.saved import read_tables
+        from arca_diag.store import look
 
         report = look(saved).report
         _, frames = without_text(report, read_tables(saved, report))

@@ -603,7 +603,7 @@ class TestAsAProcess:
         for _ in range(5):
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=5)
+                process.wait(timeout=30)
                 break
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130, err

@@ -22,6 +22,7 @@ from arca_diag.signals import SIGNAL_NAMES
 from tests.report.browser import artefacts, browser, opened, program
 from tests.report.hostile import FLAG, HOSTILE
 from tests.report.planted import planted
+from tests.test_results import finding
 
 pytestmark = pytest.mark.slow
 
@@ -131,6 +132,22 @@ def hostile(folder: Path) -> Path:
     info = report.run.model_copy(update={"name": HOSTILE[0], "temperature_source": "x" * 300})
     report = report.model_copy(update={"run": info})
     path = folder / "hostile.html"
+    path.write_text(render_html(report_document(report, []), heat_map(report, frames)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def crowded(folder: Path) -> Path:
+    """Many checkpoints with long names and no step, and evidence with a name of one long word."""
+    steps = range(10**9, 10**9 + 12)
+    evidence = {"a_" + 60 * "long_": 0.5, "short": "x" * 300}
+    report, frames = planted(
+        [["a", "b", "c"], ["d", "e"]], steps=steps, findings=[finding(evidence=evidence)]
+    )
+    infos = [c.model_copy(update={"step": None}) for c in report.run.checkpoints]
+    run = report.run.model_copy(update={"checkpoints": infos})
+    report = report.model_copy(update={"run": run})
+    path = folder / "crowded.html"
     path.write_text(render_html(report_document(report, []), heat_map(report, frames)), "utf-8")
     return path
 
@@ -423,7 +440,7 @@ class TestUse:
 
 
 class TestLooks:
-    @pytest.mark.parametrize("which", ["scanned", "hostile"])
+    @pytest.mark.parametrize("which", ["scanned", "hostile", "crowded"])
     @pytest.mark.parametrize("width", [400, 320])
     def test_a_narrow_window_does_not_scroll_sideways(self, chromium, request, which, width):
         found = request.getfixturevalue(which)
@@ -444,6 +461,11 @@ class TestLooks:
                   && e.getBoundingClientRect().right > innerWidth + 0.5).map((e) => e.outerHTML)"""
             )
             assert out == []
+            # A name beside its figure is read along lines, not down a column of letters.
+            narrow = page.eval_on_selector_all(
+                ".figures dt", "all => all.map(e => [e.textContent, e.offsetWidth])"
+            )
+            assert [name for name, across in narrow if across < 5 * min(len(name), 20)] == []
 
     @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
     @pytest.mark.parametrize("which", ["scanned", "hostile"])

@@ -16,6 +16,7 @@ from arca_diag.report.charts import draw_pictures, plot_files
 from arca_diag.report.charts import svg as documents
 from arca_diag.report.charts.ink import DIVERGING, INK, SEQUENTIAL, SIGNS, on, style
 from arca_diag.report.charts.inline import for_page
+from arca_diag.report.charts.layers import draw_layers
 from arca_diag.report.charts.scene import Scene
 from arca_diag.report.charts.text import shown, signed, tick
 from arca_diag.report.picture import Picture
@@ -214,6 +215,67 @@ def test_a_signal_without_figures_says_why(whole: tuple[Report, Tables]) -> None
     assert drawn["agreement"].count("n/a") == 12
     assert drawn["types"].count("n/a") == 6
     assert drawn["classes"].count("n/a") == 2 * 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinities_are_left_out_and_counted(whole: tuple[Report, Tables]) -> None:
+    """One a column and checkpoint or view, in every table that a picture is drawn from."""
+    report, frames = whole
+
+    def spoiled(table: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
+        out = table.copy()
+        for name in table.columns:
+            if table[name].dtype == float and name != "sharpening":
+                out.loc[rows, name] = np.inf
+        return out
+
+    def first_of(table: pd.DataFrame, *columns: str) -> np.ndarray:
+        return (~table.duplicated(list(columns))).to_numpy()
+
+    rows = frames.trajectories
+    found = {
+        picture.id: picture
+        for picture in draw_pictures(
+            report,
+            dataclasses.replace(
+                frames,
+                tokens=spoiled(
+                    frames.tokens, first_of(frames.tokens, "checkpoint", "rollout_step")
+                ),
+                trajectories=spoiled(rows, first_of(rows, "checkpoint", "sharpening", "signal")),
+                layers=spoiled(frames.layers, first_of(frames.layers, "checkpoint")),
+                log=spoiled(frames.log, first_of(frames.log, "name")),
+            ),
+        )
+    }
+    told = {
+        name: int(count[1])
+        for name, picture in found.items()
+        if (
+            count := re.search(
+                r" (\d+) infinite values are left out as undefined\.$", picture.caption
+            )
+        )
+    }
+    signals = len(SIGNAL_NAMES)
+    assert told == {
+        "trend-on-policy": 3,
+        "trend-fixed-set": 3,
+        "regime-map": 2 * signals,
+        "lorenz": 2 * signals,
+        "residual": signals,
+        "classes": 2 * signals,
+        "types": signals,
+        "layers": 2 * 5,
+    }
+    for picture in found.values():
+        assert not re.search(r"\b(inf|nan)\b", picture.svg)
+    alone = frames.layers.assign(update_norm=[np.inf, *frames.layers["update_norm"][1:]])
+    with style():
+        (layers,) = draw_layers(
+            Scene(report=report, frames=dataclasses.replace(frames, layers=alone))
+        )
+    assert layers.caption.endswith(" 1 infinite value is left out as undefined.")
 
 
 def test_without_text_no_token_is_shown(whole: tuple[Report, Tables]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from arca_diag.report.charts.canvas import Canvas, Panel
 from arca_diag.report.charts.grid import FILLS, signal_places, view_key
 from arca_diag.report.charts.ink import INK, SIGNS
-from arca_diag.report.charts.scene import Last, Scene, places, values, views
+from arca_diag.report.charts.scene import Last, Scene, left_out, places, values, views
 from arca_diag.report.numbers import percent
 from arca_diag.report.picture import Picture
 from arca_diag.results import Measurement, View
@@ -101,7 +101,7 @@ def draw_classes(scene: Scene) -> Iterator[Picture]:
             f"{scene.sharpening:g}, with 95% limits over prompts; the upright bar is the share of "
             f"the tokens, which even credit would give. {places(lasts)}. Beside each mark the "
             "share of credit and the lift: how many times its share of tokens a class holds, of "
-            "the completions that have one."
+            f"the completions that have one.{left_out(lasts)}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from arca_diag.report.charts.canvas import Canvas, Panel, padded, round_ticks
+from arca_diag.report.charts.finite import finite, left_out_words, n_infinite
 from arca_diag.report.charts.ink import SEQUENTIAL
 from arca_diag.report.charts.scene import Scene
 from arca_diag.report.charts.text import shown
@@ -22,6 +23,7 @@ _ROWS = (
     ("relative_residual_mean", "relative residual: over the norm of the reference's state"),
     ("update_norm", "norm of the adapter's update in the layer"),
 )
+_DRAWN = (*(column for column, _ in _ROWS), "residual_low", "residual_high")
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -33,7 +35,8 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 def draw_layers(scene: Scene) -> Iterator[Picture]:
     """`layers`: three figures over the layers, a line a checkpoint."""
-    table = scene.frames.layers
+    infinite = n_infinite(scene.frames.layers, _DRAWN)
+    table = finite(scene.frames.layers)
     if table.empty or table["residual_mean"].isna().all():
         return
     names = list(dict.fromkeys(table["checkpoint"]))
@@ -95,7 +98,7 @@ def draw_layers(scene: Scene) -> Iterator[Picture]:
             f"adapter's own update in that layer. View {view}: {_sample(table)} a checkpoint, "
             "means over prompts; bands are 95% limits over prompts, of the residual alone. A "
             "layer's residual is what all layers up to it have moved, carried on by the base, so "
-            "where the curve climbs it arises."
+            f"where the curve climbs it arises.{left_out_words(infinite)}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),

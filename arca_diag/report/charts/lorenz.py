@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from arca_diag.report.charts.canvas import Canvas, Panel
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS
-from arca_diag.report.charts.scene import Credit, Last, Scene, places, views
+from arca_diag.report.charts.scene import Credit, Last, Scene, left_out, places, views
 from arca_diag.report.numbers import percent, percent_with_limits
 from arca_diag.report.picture import Picture
 from arca_diag.signals import SIGNAL_NAMES
@@ -86,6 +86,7 @@ def draw_lorenz(scene: Scene) -> Iterator[Picture]:
             f"{places(lasts)}. The dotted diagonal is even credit; the nearer to the upper left "
             "corner, the fewer tokens hold the credit. Beside it, the share of tokens that hold "
             "90% of it with 95% limits over prompts, of the same completions."
+            f"{left_out(lasts)}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from arca_diag.report.charts.canvas import Canvas, Panel
+from arca_diag.report.charts.finite import finite, left_out_words, n_infinite
 from arca_diag.report.charts.ink import BAND, INK, SIGNS
 from arca_diag.report.charts.scene import Last, Scene, of_signals, places, values, views
 from arca_diag.report.numbers import unit_share
@@ -15,14 +16,15 @@ from arca_diag.thresholds import Cuts
 
 #: Completions of a signal that are drawn in a panel; of more, every so many.
 POINTS = 100
+_FIGURES = ("gini_corrected", "effn_corrected")
 
 
 def points(last: Last, signal: str) -> tuple[np.ndarray, np.ndarray, int]:
     """G^ and e^ of completions that have both, evenly thinned, and of how many they are."""
-    rows = last.rows[last.rows["signal"] == signal]
+    rows = finite(last.rows[last.rows["signal"] == signal])
     rows = rows[rows["gini_corrected"].notna() & rows["effn_corrected"].notna()]
     some = rows.iloc[:: max(1, -(-len(rows) // POINTS))]
-    gini, effn = (some[f"{n}_corrected"].to_numpy(float) for n in ("gini", "effn"))
+    gini, effn = (some[name].to_numpy(float) for name in _FIGURES)
     return gini, effn, len(rows)
 
 
@@ -68,6 +70,7 @@ def draw_regime_map(scene: Scene) -> Iterator[Picture]:
             "shaded corner both figures are past their cuts: faint is leaning, strong is sparse or "
             "uniform; everywhere else is the middle. Top left is even credit, bottom right credit "
             "on one token. A regime is what surely more than half of the completions have."
+            f"{left_out_words(sum(n_infinite(one.rows, _FIGURES) for one in lasts))}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),
@@ -114,10 +117,7 @@ def means(scene: Scene, last: Last) -> dict[str, tuple[Measurement, Measurement]
     """G^ and e^ of each signal, means over prompts, where both are known."""
     out = {}
     for signal in SIGNAL_NAMES:
-        gini, effn = (
-            scene.figure(f"{name}_corrected", last.view, last.label, signal)
-            for name in ("gini", "effn")
-        )
+        gini, effn = (scene.figure(name, last.view, last.label, signal) for name in _FIGURES)
         if gini and effn and gini.value is not None and effn.value is not None:
             out[signal] = (gini, effn)
     return out

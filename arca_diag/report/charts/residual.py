@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from arca_diag.report.charts.canvas import Canvas, Panel
+from arca_diag.report.charts.finite import left_out_words, n_infinite
 from arca_diag.report.charts.ink import SEQUENTIAL
 from arca_diag.report.charts.scene import Last, Scene, places
 from arca_diag.report.charts.text import signed, tick
@@ -170,6 +171,7 @@ def _picture(
             "the rank agreement (\N{GREEK SMALL LETTER RHO}, Spearman's within a completion, "
             "mean over prompts with 95% limits) and its null, the same over rotations of one side: "
             "agreement is what is beyond that."
+            f"{left_out_words(n_infinite(last.tokens, SIGNAL_NAMES))}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),

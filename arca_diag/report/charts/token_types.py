@@ -11,7 +11,7 @@ from arca_diag.diagnostics.uncertainty import Estimate, cluster_mean
 from arca_diag.report.charts.canvas import Canvas, Panel
 from arca_diag.report.charts.classes import short
 from arca_diag.report.charts.ink import FAINT, INK, SEQUENTIAL, on
-from arca_diag.report.charts.scene import Last, Scene, places
+from arca_diag.report.charts.scene import Last, Scene, left_out, places
 from arca_diag.report.charts.text import shown
 from arca_diag.report.numbers import percent, percent_with_limits
 from arca_diag.report.picture import Picture
@@ -114,7 +114,7 @@ def _picture(scene: Scene, last: Last, types: list[tuple[int, str]]) -> Picture:
             "each cell the share of a completion's credit that the type holds with 95% limits "
             "over prompts, and the lift: how many times its share of the tokens, of the "
             "completions that have one. The brighter a cell, the larger the share. What cannot "
-            "be seen is escaped, and long tokens are cut."
+            f"be seen is escaped, and long tokens are cut.{left_out([last])}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from arca_diag.report.charts.canvas import Canvas, Panel, padded, round_ticks, spaced
+from arca_diag.report.charts.finite import left_out_words, n_infinite
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS
 from arca_diag.report.charts.scene import Label, Scene, values
 from arca_diag.report.charts.text import listed, signed, step_name, tick
@@ -320,7 +321,8 @@ def _caption(
         parts.append("The log is left out: not every checkpoint has a step to place it by.")
     else:
         parts.append("The result holds nothing that the run logged.")
-    return " ".join(parts)
+    drawn = scene.frames.log[scene.frames.log["name"].isin(LOGGED)]
+    return " ".join(parts) + left_out_words(n_infinite(drawn, ["value"]))
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from arca_diag.diagnostics.agnosticism import POSITIONS
-from arca_diag.report.charts import draw_pictures, regime_map, trend
+from arca_diag.report.charts import draw_pictures, positions, regime_map, trend
 from arca_diag.report.charts.agreement import matrix
-from arca_diag.report.charts.canvas import padded, round_ticks, spaced, wrapped
+from arca_diag.report.charts.canvas import covering, padded, spaced, wrapped
 from arca_diag.report.charts.classes import short, token_shares
 from arca_diag.report.charts.layers import chosen, layer_ticks
 from arca_diag.report.charts.lorenz import SHARES, lorenz
@@ -504,7 +504,8 @@ def test_layers_are_drawn_where_the_table_has_them(
 ) -> None:
     svg = pictures["layers"].svg
     table = whole[1].layers
-    top = 1.06 * table["residual_high"].max()
+    assert table["residual_high"].max() == 11
+    top = 12  # the round number above it
     for place, name in enumerate(("checkpoint-10", "checkpoint-20")):
         rows = table[table["checkpoint"] == name]
         heights = [72 * (0.3 + 1.25 * (1 - v / top)) for v in rows["residual_mean"]]
@@ -600,16 +601,48 @@ def test_another_sharpening_is_the_one_that_is_drawn() -> None:
 def test_ticks_keep_their_distance_and_lines_their_length() -> None:
     assert spaced([0, 1, 2, 10], 2) == [0, 2, 3]
     assert spaced([5], 2) == [0]
-    places, labels = round_ticks(0.0, 1.06, 3)
-    assert all(0 <= place <= 1.06 for place in places)
-    assert labels[0] == "0"
-    assert round_ticks(-0.2, 0.2, 4)[1] == ["-0.2", "-0.1", "0", "0.1", "0.2"]
+    assert covering(-0.2, 0.2, 4)[1] == ["-0.2", "-0.1", "0", "0.1", "0.2"]
+    assert positions.square_ticks(1.0) == [0, 1, 4]
+    assert positions.square_ticks(36.0) == [0, 1, 9, 16, 36]
+    assert positions.square_ticks(36.1) == [0, 1, 16, 25, 49]
     assert padded(3.0, 3.0)[0] < 3 < padded(3.0, 3.0)[1]
     assert padded(0.0, 0.0) == (-1, 1)
     assert wrapped("not measured: one two three", 13).split("\n") == [
         "not measured:",
         "one two three",
     ]
+
+
+@pytest.mark.parametrize("most", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 1), (0.2, 0.83), (1e-6, 9e-6), (3, 3), (0, 0), (-5, -2.2), (0, 10.5), (-0.27, 0.27)],
+)
+def test_an_axis_has_a_tick_at_or_beyond_each_end(low: float, high: float, most: int) -> None:
+    places, labels = covering(low, high, most)
+    assert len(places) == len(labels) <= most + 2
+    assert places == sorted(places)
+    assert places[0] <= low <= high <= places[-1]
+    if low < high:  # and no more than one
+        assert low < places[1]
+        assert places[-2] < high
+    assert len(set(labels)) == len(labels)
+
+
+def test_what_the_run_logged_stands_below_its_highest_tick(
+    whole: Found, pictures: dict[str, Picture]
+) -> None:
+    """The log of `drawn.result` ends at 1, 2 and 30, and the lines begin near 0."""
+    root = ElementTree.fromstring(pictures["trend-fixed-set"].svg)
+    written = [
+        (e.text, float(e.attrib["y"]))
+        for e in root.iter("{http://www.w3.org/2000/svg}text")
+        if "end" in e.attrib.get("style", "")
+    ]
+    for name, highest in (("reward", "1"), ("entropy", "2"), ("length", "30")):
+        drawn = [y for _, y in line(pictures["trend-fixed-set"].svg, f"log {name}")]
+        heights = [y for text, y in written if text == highest and abs(y - min(drawn)) < 5]
+        assert heights, name
 
 
 def test_credit_is_of_the_completions_that_have_it(whole: Found) -> None:

@@ -233,11 +233,19 @@ def wrapped(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def round_ticks(low: float, high: float, most: int) -> tuple[list[float], list[str]]:
-    """At most so many round numbers within two ends, and how they are written."""
+def covering(low: float, high: float, most: int) -> tuple[list[float], list[str]]:
+    """Round numbers from at or below one end to at or above the other, and how they are written.
+
+    They are at most so many steps apart; an axis from the first to the last holds all that is
+    drawn, and its greatest value stands between two ticks.
+    """
+    if high <= low:
+        low, high = padded(low, high)
     found = MaxNLocator(most).tick_values(low, high)
     space = 1e-9 * (high - low)
-    places = [float(v) for v in found if low - space <= v <= high + space]
+    first = max(float(v) for v in found if v <= low + space)
+    last = min(float(v) for v in found if v >= high - space)
+    places = [float(v) for v in found if first <= v <= last]
     return places, [tick(0.0 if math.isclose(v, 0, abs_tol=1e-12) else v) for v in places]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from arca_diag.report.charts.canvas import Canvas, Panel, round_ticks
+from arca_diag.report.charts.canvas import Canvas, Panel, covering
 from arca_diag.report.charts.grid import FILLS, view_key
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS
 from arca_diag.report.charts.scene import MEMBERS, Label, Last, Scene, places, values, views
@@ -160,12 +160,14 @@ def _gaps(
     known = [m for m in gaps.values() if m is not None and m.value is not None]
     _, low, high = values(known)
     ends = np.abs([m.value for m in known] + [e for e in (*low, *high) if not np.isnan(e)])
-    most = min(1.0, float(max(ends, default=0.0)) * 1.08) or 0.1
+    most = min(1.0, float(max(ends, default=0.0))) or 0.1
+    ticks, labels = covering(-most, most, 4)
+    most = ticks[-1]
     n = len(SIGNAL_NAMES)
     panel = Panel(canvas, 5.75, 0.4, 1.75, 0.41 * n, x=(-most, most), y=(n, 0))
     panel.upright(0, 0, n, alpha=FAINT, ls=":")
     panel.frame(left=False)
-    panel.ticks_x(*round_ticks(-most, most, 4))
+    panel.ticks_x(ticks, labels)
     for row, signal in enumerate(SIGNAL_NAMES):
         sign = SIGNS[signal]
         canvas.sign(4.45, 0.4 + 0.41 * (row + 0.5), signal)

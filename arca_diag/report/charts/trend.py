@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from arca_diag.report.charts.canvas import Canvas, Panel, padded, round_ticks, spaced
+from arca_diag.report.charts.canvas import Canvas, Panel, covering, spaced
 from arca_diag.report.charts.finite import left_out_words, n_infinite
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS
 from arca_diag.report.charts.scene import Label, Scene, values
@@ -245,6 +245,8 @@ def _log_panels(
     for place, (name, (x, y, _)) in enumerate(curves.items()):
         row, column = divmod(place, 2)
         low, high = (0.0, 1.0) if name == "truncation" else (float(y.min()), float(y.max()))
+        ticks, labels = covering(low, high, 2)
+        ends = ticks[0], ticks[-1]
         panel = Panel(
             canvas,
             _LEFT + column * _STRIDE,
@@ -252,22 +254,16 @@ def _log_panels(
             _PANEL,
             _LOG_ROW,
             x=(steps.low, steps.high),
-            y=padded(low, high),
+            y=ends,
         )
         panel.title(f"{name}{LOGGED[name]}")
         panel.frame()
         for onset in onsets.values():
             if onset.by is not None:
-                panel.upright(
-                    onset.by,
-                    *padded(low, high),
-                    ec=SIGNS[onset.signal].colour,
-                    lw=1,
-                    ls=(0, (4, 2)),
-                )
+                panel.upright(onset.by, *ends, ec=SIGNS[onset.signal].colour, lw=1, ls=(0, (4, 2)))
         marked = {"marker": "o", "ms": 2.5} if len(x) < 12 else {}
         panel.line(x, y, f"log {name.replace(' ', '-')}", color=INK, lw=1, **marked)
-        panel.ticks_y(*round_ticks(*padded(low, high), 2))
+        panel.ticks_y(ticks, labels)
         lowest = place >= len(curves) - 2
         _step_ticks(panel, steps, written=lowest)
         if lowest:

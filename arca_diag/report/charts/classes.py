@@ -126,7 +126,7 @@ def _marks(
             panel.write(1, y, "n/a", dx=4, alpha=0.7)
             continue
         _, low, high = values([share])
-        panel.level(y, low.clip(0, 1), high.clip(0, 1), ec=sign.colour, lw=1.2)
+        panel.limits_level(y, low.clip(0, 1), high.clip(0, 1), 5, ec=sign.colour, lw=1.2)
         panel.marks(
             [share.value],
             [y],

@@ -103,8 +103,8 @@ def _panel(
     for signal, (gini_mean, effn_mean) in means(scene, last).items():
         (x, left, right), (y, low, high) = values([gini_mean]), values([effn_mean])
         sign = SIGNS[signal]
-        panel.level(y, left.clip(0, 1), right.clip(0, 1), ec=sign.colour, lw=1.4)
-        panel.upright(x, low.clip(0, 1), high.clip(0, 1), ec=sign.colour, lw=1.4)
+        panel.limits_level(y, left.clip(0, 1), right.clip(0, 1), 9, ec=sign.colour, lw=1.4)
+        panel.limits(x, low.clip(0, 1), high.clip(0, 1), 9, ec=sign.colour, lw=1.4)
         panel.marks(x, y, color=sign.colour, marker=sign.marker, ms=9, mew=0.8, mec=INK)
     panel.frame()
     for ticks in (panel.ticks_x, panel.ticks_y):

@@ -178,7 +178,8 @@ def _gaps(
                 panel.write(most, y, "n/a", dx=5, alpha=0.7)
                 continue
             _, low, high = values([m])
-            panel.level(y, low.clip(-most, most), high.clip(-most, most), ec=sign.colour, lw=1.2)
+            low, high = low.clip(-most, most), high.clip(-most, most)
+            panel.limits_level(y, low, high, 5, ec=sign.colour, lw=1.2)
             panel.marks(
                 [m.value],
                 [y],

@@ -182,7 +182,9 @@ def _concentration(
     where = dict(zip(steps.labels, steps.places, strict=True))
     x = np.array([where[m.checkpoint] for m in found])
     colour, marker = SIGNS[signal].colour, SIGNS[signal].marker
-    panel.upright(x, low.clip(0, 1), high.clip(0, 1), ec=colour, lw=1)
+    panel.limits(
+        x, low.clip(0, 1), high.clip(0, 1), 3.5, f"limits {name} {signal}", ec=colour, lw=1
+    )
     panel.line(x, value, f"{name} {signal}", color=colour, marker=marker, ms=3.5)
     ends = ("sparse", "uniform") if name.startswith("gini") else ("uniform", "sparse")
     beside = {"dx": 4, "x": steps.high}
@@ -293,7 +295,7 @@ def _caption(
         f"Credit of every signal at sharpening {scene.sharpening:g} in the view {view} "
         f"({VIEW_MEANS[view]}), at {len(steps.labels)} checkpoints: {prompts} prompts, "
         f"{completions} completions and {tokens} tokens each. Points are means over prompts, "
-        "upright lines their 95% limits over prompts; beside each panel stand the last "
+        "upright lines with ends their 95% limits over prompts; beside each panel stand the last "
         "checkpoint's. Faint bands are the leaning regimes, strong ones sparse and uniform, and "
         "the middle has none; they are the cuts of one completion, a regime is what most "
         "completions have."

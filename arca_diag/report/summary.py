@@ -22,7 +22,7 @@ from arca_diag.report.headline import headline, last_verdicts
 from arca_diag.report.numbers import figure, with_limits
 from arca_diag.report.picture import Picture
 from arca_diag.report.verdicts import because, earlier_verdicts, over_steps, remarks, share
-from arca_diag.report.words import VIEW_MEANS, at, count
+from arca_diag.report.words import EFFN, GINI, VIEW_MEANS, at, count
 from arca_diag.results import Finding, Report, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import DEFAULT
@@ -31,8 +31,8 @@ VIEWS: tuple[View, View] = ("on-policy", "fixed-set")
 _LEVELS: tuple[Level, ...] = ("error", "warn", "note")
 #: Figures of the tables, with what they are called there.
 _FIGURES = (
-    ("gini_corrected", "G^"),
-    ("effn_corrected", "e^"),
+    ("gini_corrected", GINI),
+    ("effn_corrected", EFFN),
     ("token_share_90", "tokens that hold 90%"),
     ("mean", "mean, raw"),
 )
@@ -50,8 +50,9 @@ _READ = (
     "(surprisal, entropy, their kin, and the residual, the norm of h_adapted - h_ref after the "
     "final norm) becomes credit as w_t = (a_t + epsilon)^s / sum_k (a_k + epsilon)^s within one "
     "completion.",
-    "G^ is the Gini coefficient of that credit, corrected for length: 0 even, 1 all on one "
-    "token. e^ is the share of effective tokens, corrected for length: 1 even, 0 one token. "
+    "The corrected Gini (G^) is the Gini coefficient of that credit, corrected for length: 0 even, "
+    "1 all on one token. The corrected effective tokens (e^) are their share of all tokens, "
+    "corrected for length: 1 even, 0 one token. "
     "Figures are means over prompts of means over their completions.",
     "A regime is what surely more than half of the completions have, by the lower limit of "
     "their share over prompts. `arca-diag explain WORD` says how a regime, cause or finding is "
@@ -165,7 +166,10 @@ def _findings(report: Report) -> Section:
 
 def _found(same: Sequence[Finding]) -> Found:
     first = same[0]
-    places = list(dict.fromkeys(at(f.checkpoint) for f in same if f.checkpoint is not None))
+    found = list(dict.fromkeys(f.checkpoint for f in same if f.checkpoint is not None))
+    places = (
+        [at(found[0]), *([f"also at {_several(found[1:])}"] if found[1:] else [])] if found else []
+    )
     where = ", ".join([*([first.signal] if first.signal else []), *places])
     differs = len({f.message for f in same}) > 1
     return Found(
@@ -178,6 +182,13 @@ def _found(same: Sequence[Finding]) -> Found:
         evidence=tuple(_evidence(first.evidence)),
         source=first.source,
     )
+
+
+def _several(checkpoints: Sequence[int | str]) -> str:
+    """`step 30`, `steps 30, 40`, `first, last`."""
+    if len(checkpoints) > 1 and all(isinstance(c, int) for c in checkpoints):
+        return f"steps {', '.join(map(str, checkpoints))}"
+    return ", ".join(map(at, checkpoints))
 
 
 def _evidence(values: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -12,6 +12,8 @@ VIEW_MEANS: dict[View, str] = {
     "on-policy": "each checkpoint on the completions nearest to it",
     "fixed-set": "the same completions under every checkpoint",
 }
+#: The two figures of concentration, as text, tables and the axes of pictures all name them.
+GINI, EFFN = "corrected Gini (G^)", "corrected effective tokens (e^)"
 _STYLE = {"error": "bold red", "warn": "bold yellow", "note": "bold"}
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,14 +15,15 @@ from arca_diag.diagnostics.agnosticism import POSITIONS
 from arca_diag.report.charts import draw_pictures, positions, regime_map, trend
 from arca_diag.report.charts.agreement import matrix
 from arca_diag.report.charts.canvas import Canvas, Panel, covering, padded, spaced, wrapped
-from arca_diag.report.charts.classes import short, token_shares
+from arca_diag.report.charts.classes import draw_classes, short, token_shares
+from arca_diag.report.charts.ink import style
 from arca_diag.report.charts.layers import chosen, layer_ticks
 from arca_diag.report.charts.lorenz import SHARES, lorenz
 from arca_diag.report.charts.positions import lifts
 from arca_diag.report.charts.residual import CELLS, OTHERS, LogScale, density, levels, log_scale
 from arca_diag.report.charts.rewards import group_parts
 from arca_diag.report.charts.scene import Scene
-from arca_diag.report.charts.token_types import most_credited, type_credit
+from arca_diag.report.charts.token_types import limit_words, most_credited, type_credit
 from arca_diag.report.picture import Picture
 from arca_diag.results import Measurement, Onset, Report
 from arca_diag.signals import SIGNAL_NAMES
@@ -107,7 +109,7 @@ def test_the_trend_is_the_reports(whole: Found, pictures: dict[str, Picture], vi
                 f"{v:.2f}".replace("0.", ".").replace("-.00", ".00")
                 for v in (m.value, m.low, m.high)
             ]
-            assert f"{shares[0]} ({shares[1]}-{shares[2]})" in written
+            assert f"{shares[0]} ({shares[1]} to {shares[2]})" in written
 
 
 @pytest.mark.parametrize("view", ["on-policy", "fixed-set"])
@@ -300,7 +302,7 @@ def test_the_table_beside_the_lorenz_curves_is_the_reports(
             assert m.value is not None
             assert m.low is not None
             assert m.high is not None
-            assert f"{m.value:.0%} ({100 * m.low:.0f}-{100 * m.high:.0f})" in written
+            assert f"{m.value:.0%} ({100 * m.low:.0f} to {100 * m.high:.0f})" in written
 
 
 def test_a_scale_puts_each_value_into_the_cell_that_it_is_drawn_in() -> None:
@@ -457,6 +459,21 @@ def test_classes_are_the_reports_beside_their_share_of_tokens(
         assert mark is not None
 
 
+def test_the_class_unknown_is_explained_where_a_token_is_of_it(whole: Found) -> None:
+    report, frames = whole
+    told = {}
+    for name in ("unknown", "word"):
+        kinds = frames.tokens["token_class"].replace("whitespace", name)
+        scene = Scene(
+            report=report,
+            frames=dataclasses.replace(frames, tokens=frames.tokens.assign(token_class=kinds)),
+        )
+        with style():
+            (picture,) = draw_classes(scene)
+        told[name] = picture.caption.count("The class unknown holds tokens that cannot be read")
+    assert told == {"unknown": 1, "word": 0}
+
+
 @pytest.mark.parametrize(
     ("lift", "told"),
     [(0, ".00"), (0.044, ".04"), (0.949, ".95"), (0.951, "1.0"), (9.94, "9.9"), (12.3, "12")],
@@ -530,9 +547,19 @@ def test_types_hold_what_plain_loops_say(
                 },
             )
             assert found.lift.value == pytest.approx(lift)
-            assert f"\N{MULTIPLICATION SIGN}{short(lift)}" in written
+            told = f"{found.share.value:.0%} \N{MULTIPLICATION SIGN}{short(lift)}"
+            limits = limit_words(found.share.low, found.share.high)
+            assert (told, limits) in pairwise(written)
     some = type_credit(last, "surprisal", ids[::-2])
     assert some[0] == type_credit(last, "surprisal", ids)[-1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(0.1, 0.25, "(10 to 25)"), (-0.04, 0.03, "(0 to 3)"), (0.9, 1.2, "(90 to 100)")],
+)
+def test_limits_of_a_share_are_cut_at_none_and_all(low: float, high: float, told: str) -> None:
+    assert limit_words(low, high) == told
 
 
 def test_layers_are_drawn_where_the_table_has_them(
@@ -589,7 +616,7 @@ def test_groups_are_counted_as_plain_loops_count_them(
         assert m.value == pytest.approx(1 - kinds["spread"] / total)
         assert m.low is not None
         assert m.high is not None
-        told = f"{m.value:.0%} ({100 * m.low:.0f}-{100 * m.high:.0f})"
+        told = f"{m.value:.0%} ({100 * m.low:.0f} to {100 * m.high:.0f})"
         assert told in texts(pictures["rewards"].svg)
 
 

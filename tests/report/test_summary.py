@@ -70,9 +70,25 @@ class TestFindings:
         blocks = list(section(whole(findings=found), "findings").blocks)
         assert [b.id for b in blocks if isinstance(b, Found)] == ["an-error", "a-warning", "a-note"]
         first, warning = blocks[0], blocks[1]
-        assert first.where == "step 2, step 30"
+        assert first.where == "step 2, also at step 30"
         assert first.message == "one (figures of step 2)"
         assert warning.where == "surprisal, step 0"
+
+    @pytest.mark.parametrize(
+        ("checkpoints", "told"),
+        [
+            ((2, 30, 2, 30), "surprisal, step 2, also at step 30"),
+            ((2, 30, 60), "surprisal, step 2, also at steps 30, 60"),
+            (("a", "b", 60), "surprisal, a, also at b, step 60"),
+            ((None,), "surprisal"),
+        ],
+    )
+    def test_where_else_it_holds_is_said_once(self, checkpoints, told) -> None:
+        found = [finding(signal="surprisal", checkpoint=c) for c in checkpoints]
+        (block,) = (
+            b for b in section(whole(findings=found), "findings").blocks if isinstance(b, Found)
+        )
+        assert block.where == told
 
     def test_evidence_is_every_leaf_and_what_is_undefined_is_no_number(self) -> None:
         evidence = {"share": 0.12345, "of": {"n": 1200, "low": None}, "keys": ["a", "b"]}
@@ -116,7 +132,7 @@ class TestFigures:
         blocks = section(whole(), "verdicts-on-policy").blocks
         last, way = (b for b in blocks if isinstance(b, Table))
         assert last.title == "Verdicts at step 60, on-policy"
-        assert last.rows[0][:3] == ("surprisal", "sparse", "90% (80-100)")
+        assert last.rows[0][:3] == ("surprisal", "sparse", "90% (80 to 100)")
         assert way.rows == (("surprisal", "step 2 inconclusive -> 30 leaning-sparse -> 60 sparse"),)
 
 

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from arca_diag.compared import Comparison, FigureChange, Sets
 from arca_diag.report.charts.canvas import Canvas, Panel
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS, style
-from arca_diag.report.charts.text import signed
+from arca_diag.report.charts.text import capital, signed
 from arca_diag.report.numbers import unit_share
 from arca_diag.report.picture import Picture
-from arca_diag.report.words import at
+from arca_diag.report.words import EFFN, GINI, at
 from arca_diag.results import Figure
 from arca_diag.signals import SIGNAL_NAMES
 
-_NAMES = (("gini_corrected", "G^, corrected Gini"), ("effn_corrected", "e^, effective tokens"))
+_NAMES = (("gini_corrected", GINI), ("effn_corrected", EFFN))
 _WORDS = {
     "changed": "changed",
     "within-noise": "within noise",
@@ -136,4 +136,4 @@ def _alt(
         for signal in signals
         if (f := figures.get(("gini_corrected", signal))) is not None
     ]
-    return f"G^ at {where}: {'; '.join(told)}."
+    return f"{capital(GINI)} at {where}: {'; '.join(told)}."

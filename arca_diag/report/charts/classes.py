@@ -98,13 +98,24 @@ def draw_classes(scene: Scene) -> Iterator[Picture]:
         view=views(lasts),
         caption=(
             f"Share of a completion's credit that each class of tokens holds, at sharpening "
-            f"{scene.sharpening:g}, with 95% limits over prompts; the upright bar is the share of "
-            f"the tokens, which even credit would give. {places(lasts)}. Beside each mark the "
-            "share of credit and the lift: how many times its share of tokens a class holds, of "
-            f"the completions that have one.{left_out(lasts)}"
+            f"{scene.sharpening:g}, with 95% limits over prompts, cut at 0 and 100%; the upright "
+            "bar is the share of the tokens, which even credit would give. "
+            f"{places(lasts)}. Beside each mark the share of credit and "
+            "the lift: how many times its share of tokens a class holds, of "
+            f"the completions that have one.{_unknown(lasts)}{left_out(lasts)}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),
+    )
+
+
+def _unknown(lasts: Sequence[Last]) -> str:
+    """What the class `unknown` is, for a caption, where a token is of it."""
+    if not any((last.tokens["token_class"] == "unknown").any() for last in lasts):
+        return ""
+    return (
+        " The class unknown holds tokens that cannot be read by themselves: those without text, "
+        "and those of a part of a character."
     )
 
 

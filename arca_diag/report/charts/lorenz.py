@@ -53,9 +53,9 @@ def draw_lorenz(scene: Scene) -> Iterator[Picture]:
         return
     canvas = Canvas(3.3)
     for column, last in enumerate(lasts):
-        left = 0.48 + 2.62 * column
+        left = 0.48 + 2.45 * column
         canvas.write(left, 0.05, last.heading, weight="bold")
-        panel = Panel(canvas, left, 0.3, 2.2, 2.5)
+        panel = Panel(canvas, left, 0.3, 2.05, 2.5)
         panel.frame()
         panel.line([0, 1], [0, 1], color=INK, alpha=FAINT, lw=0.8, ls=":")
         for place, (signal, curve) in enumerate(curves[last.view].items()):
@@ -95,7 +95,7 @@ def draw_lorenz(scene: Scene) -> Iterator[Picture]:
 
 def _table(canvas: Canvas, scene: Scene, lasts: list[Last]) -> None:
     """Signals as a key, each with how few tokens hold 90%."""
-    left = 0.3 + 2.62 * len(lasts)
+    left = 0.25 + 2.45 * len(lasts)
     width = (8.95 - left - 1.45) / len(lasts)
     canvas.write(left + 0.05, 0.2, "tokens that hold 90% of credit")
     for column, last in enumerate(lasts):

@@ -8,8 +8,10 @@ from arca_diag.report.charts.canvas import Canvas, Panel
 from arca_diag.report.charts.finite import finite, left_out_words, n_infinite
 from arca_diag.report.charts.ink import BAND, INK, SIGNS
 from arca_diag.report.charts.scene import Last, Scene, of_signals, places, values, views
+from arca_diag.report.charts.text import capital
 from arca_diag.report.numbers import unit_share
 from arca_diag.report.picture import Picture
+from arca_diag.report.words import EFFN, GINI
 from arca_diag.results import Measurement, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import Cuts
@@ -64,12 +66,13 @@ def draw_regime_map(scene: Scene) -> Iterator[Picture]:
         title=title,
         view=views(lasts),
         caption=(
-            f"Corrected Gini (G^) against corrected effective tokens (e^), a point a completion "
+            f"{capital(GINI)} against {EFFN}, a point a completion "
             f"and signal. {places(lasts)}. Sharpening {scene.sharpening:g}. "
-            f"{_thinned(found)}A large mark is the mean over prompts with its 95% limits. In a "
-            "shaded corner both figures are past their cuts: faint is leaning, strong is sparse or "
-            "uniform; everywhere else is the middle. Top left is even credit, bottom right credit "
-            "on one token. A regime is what surely more than half of the completions have."
+            f"{_thinned(found)}A large mark is the mean over prompts with its 95% limits, cut at 0 "
+            "and 1. In a shaded corner both figures are past their cuts: faint is leaning, strong "
+            "is sparse or uniform; everywhere else is the middle. Top left is even credit, "
+            "bottom right credit on one token. A regime is what surely more than half of "
+            "the completions have."
             f"{left_out_words(sum(n_infinite(one.rows, _FIGURES) for one in lasts))}"
         ),
         alt=alt,
@@ -109,8 +112,8 @@ def _panel(
     panel.frame()
     for ticks in (panel.ticks_x, panel.ticks_y):
         ticks((0, 0.25, 0.5, 0.75, 1), ("0", ".25", ".5", ".75", "1"))
-    panel.named("G^, corrected Gini")
-    panel.named_left("e^, corrected effective tokens")
+    panel.named(GINI)
+    panel.named_left(EFFN)
 
 
 def means(scene: Scene, last: Last) -> dict[str, tuple[Measurement, Measurement]]:

@@ -193,14 +193,12 @@ def _cells(panel: Panel, counts: np.ndarray, edges: list[int], signal: str) -> N
 def _key(canvas: Canvas, edges: list[int]) -> None:
     """What the colours stand for."""
     top = 5.3
-    canvas.write(0.72, top, "tokens in a cell", va="center")
-    panel = Panel(canvas, 1.95, top - 0.08, 6.6, 0.16, x=(0, 6.6))
+    canvas.write(0.72, top, "tokens in a cell, from", va="center")
+    panel = Panel(canvas, 2.3, top - 0.08, 6.6, 0.16, x=(0, 6.6))
     for place, edge in enumerate(edges):
         shade = SEQUENTIAL(place / max(1, len(edges) - 1))
         panel.boxes(0.9 * place, 0.9 * place + 0.22, 0, 1, fc=shade)
-        upper = edges[place + 1] - 1 if place + 1 < len(edges) else None
-        words = f"{edge}" if upper == edge else f"{edge}-{upper}" if upper else f"{edge} or more"
-        panel.write(0.9 * place + 0.27, 0.5, words)
+        panel.write(0.9 * place + 0.27, 0.5, f"{edge:,}")
 
 
 def agreement_words(m: Measurement | None, null: Measurement | None) -> str:

@@ -11,6 +11,7 @@ from arca_diag.report.charts.scene import MEMBERS, Label, Last, Scene, places, v
 from arca_diag.report.charts.text import signed, step_name
 from arca_diag.report.numbers import percent, percent_with_limits
 from arca_diag.report.picture import Picture
+from arca_diag.report.words import GINI
 from arca_diag.results import Measurement, View
 from arca_diag.signals import SIGNAL_NAMES
 
@@ -87,7 +88,7 @@ def _picture(
         some = _some(list(rows)) if view == "on-policy" else list(rows)[-1:]
         top = _bars(canvas, top, scene, view, {label: rows[label] for label in some}) + 0.28
     _bars_key(canvas, 3.62)
-    canvas.write(4.35, 0.05, "Reward gap: G^ of good less bad completions", weight="bold")
+    canvas.write(4.35, 0.05, f"Reward gap: {GINI}, good less bad", weight="bold")
     _gaps(canvas, lasts, gaps)
     title = f"Groups without spread, and credit of good and bad completions, {views(lasts)}"
     alt = _alt(lasts, bars, gaps)

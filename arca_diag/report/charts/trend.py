@@ -14,10 +14,10 @@ from arca_diag.report.charts.canvas import Canvas, Panel, covering, spaced
 from arca_diag.report.charts.finite import left_out_words, n_infinite
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS
 from arca_diag.report.charts.scene import Label, Scene, values
-from arca_diag.report.charts.text import listed, signed, step_name, tick
+from arca_diag.report.charts.text import capital, listed, signed, step_name, tick
 from arca_diag.report.numbers import unit_share
 from arca_diag.report.picture import Picture
-from arca_diag.report.words import VIEW_MEANS, at, safe
+from arca_diag.report.words import EFFN, GINI, VIEW_MEANS, at, safe
 from arca_diag.results import Measurement, Onset, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import Cuts
@@ -36,10 +36,10 @@ LOGGED = {
 POINTS = 200
 
 _COLUMNS = (
-    ("gini_corrected", "G^, corrected Gini: 1 is one token"),
-    ("effn_corrected", "e^, corrected effective tokens: 1 is even"),
+    ("gini_corrected", f"{GINI}: 1 is one token"),
+    ("effn_corrected", f"{EFFN}: 1 is even"),
 )
-_LEFT, _PANEL, _STRIDE, _TOP = 1.62, 2.5, 3.78, 0.52
+_LEFT, _PANEL, _STRIDE, _TOP = 1.6, 2.28, 3.77, 0.52
 _ROW, _GAP, _LOG_ROW, _LOG_GAP = 0.6, 0.17, 0.55, 0.3
 
 
@@ -275,7 +275,7 @@ def _log_panels(
 def _with_limits(m: Measurement) -> str:
     if m.low is None or m.high is None:
         return unit_share(m.value)
-    return f"{unit_share(m.value)} ({signed(m.low)}-{signed(m.high)})"
+    return f"{unit_share(m.value)} ({signed(m.low)} to {signed(m.high)})"
 
 
 def _caption(
@@ -292,10 +292,12 @@ def _caption(
         for key in ("n_clusters", "n_completions", "n_tokens")
     )
     parts = [
-        f"Credit of every signal at sharpening {scene.sharpening:g} in the view {view} "
+        f"{capital(GINI)} and {EFFN} of the credit of every signal at sharpening "
+        f"{scene.sharpening:g} in the view {view} "
         f"({VIEW_MEANS[view]}), at {len(steps.labels)} checkpoints: {prompts} prompts, "
         f"{completions} completions and {tokens} tokens each. Points are means over prompts, "
-        "upright lines with ends their 95% limits over prompts; beside each panel stand the last "
+        "upright lines with ends their 95% limits over prompts, cut at 0 and 1; beside each panel "
+        "stand the last "
         "checkpoint's. Faint bands are the leaning regimes, strong ones sparse and uniform, and "
         "the middle has none; they are the cuts of one completion, a regime is what most "
         "completions have."

@@ -29,6 +29,7 @@ from arca_diag.report.charts.inline import for_page
 from arca_diag.report.charts.layers import draw_layers
 from arca_diag.report.charts.scene import Scene
 from arca_diag.report.charts.text import shown, signed, tick
+from arca_diag.report.charts.token_types import blanks_seen
 from arca_diag.report.picture import Picture
 from arca_diag.results import Report
 from arca_diag.signals import SIGNAL_NAMES
@@ -447,6 +448,11 @@ def test_signals_differ_in_colour_and_marker_and_stand_out_on_light_and_dark() -
 def test_ticks_are_short(value: float, told: str) -> None:
     assert tick(value) == told
     assert len(told) < 6
+
+
+def test_a_token_of_spaces_alone_is_seen() -> None:
+    assert blanks_seen("  ") == "\u2423\u2423"
+    assert blanks_seen(" a ") == " a "
 
 
 def test_words_of_strangers_are_one_short_line() -> None:

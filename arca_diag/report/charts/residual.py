@@ -155,7 +155,7 @@ def _picture(
         if row == 1:
             panel.named("residual, hidden units")
         if column == 0:
-            panel.named_left(f"signal, {units[signal]}", 36)
+            panel.named_left(f"signal, {units[signal]}", 45)
     _key(canvas, edges)
     title = f"Signals against the adapter residual, {last.view}"
     alt = _alt(scene, last)

@@ -140,10 +140,10 @@ class Panel:
         reach = (mark / 2 + OVERHANG) * POINT
         self._segments(_barred(np.stack([low, y, high, y], axis=-1), 0.0, reach), how, of)
 
-    def upright(self, x: Any, low: Any, high: Any, **how: Any) -> None:
+    def upright(self, x: Any, low: Any, high: Any, of: str = "", **how: Any) -> None:
         """Upright lines; those with NaN are left out."""
         x, low, high = np.broadcast_arrays(self.across(x), self.upward(low), self.upward(high))
-        self._segments(np.stack([x, low, x, high], axis=-1), how)
+        self._segments(np.stack([x, low, x, high], axis=-1), how, of)
 
     def level(self, y: Any, low: Any, high: Any, **how: Any) -> None:
         """Level lines; those with NaN are left out."""
@@ -163,7 +163,7 @@ class Panel:
         if len(corners):
             self.canvas.add(PathPatch(Path(corners, codes), **({"lw": 0} | how)), of)
 
-    def ribbon(self, x: Any, low: Any, high: Any, **how: Any) -> None:
+    def ribbon(self, x: Any, low: Any, high: Any, of: str = "", **how: Any) -> None:
         """What lies between two lines; nothing where a limit is NaN."""
         x, low, high = self.across(x), self.upward(low), self.upward(high)
         known = ~np.isnan(low) & ~np.isnan(high)
@@ -172,7 +172,7 @@ class Panel:
             corners = np.column_stack(
                 [np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]])]
             )
-            self.canvas.add(PathPatch(Path(corners, closed=False), lw=0, **how))
+            self.canvas.add(PathPatch(Path(corners, closed=False), lw=0, **how), of)
 
     def band(self, low: float, high: float) -> None:
         """A faint band over the whole width; one on another is darker."""

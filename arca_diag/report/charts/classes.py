@@ -132,16 +132,21 @@ def _marks(
     for row, (name, (share, lift)) in enumerate(found.items()):
         y = row + (place + 1) / (n_views + 1)
         if name in tokens:
-            panel.upright(tokens[name], y - 0.18, y + 0.18, ec=INK, lw=1.6)
+            panel.upright(
+                tokens[name], y - 0.18, y + 0.18, f"tokens {place} {signal} {name}", ec=INK, lw=1.6
+            )
         if share is None or share.value is None:
             panel.write(1, y, "n/a", dx=4, alpha=0.7)
             continue
         _, low, high = values([share])
-        panel.limits_level(y, low.clip(0, 1), high.clip(0, 1), 5, ec=sign.colour, lw=1.2)
+        of = f"{share.view} {signal} {name}"
+        panel.limits_level(
+            y, low.clip(0, 1), high.clip(0, 1), 5, f"limits {of}", ec=sign.colour, lw=1.2
+        )
         panel.marks(
             [share.value],
             [y],
-            f"{share.view} {signal} {name}",
+            of,
             color=sign.colour,
             marker=sign.marker,
             fillstyle=FILLS[place],

@@ -127,7 +127,7 @@ def _line(panel: Panel, part: pd.DataFrame, column: str, place: int, n: int) -> 
     colour = _colour(place, n)
     if column == "residual_mean":
         low, high = (part[f"residual_{end}"].to_numpy(float) for end in ("low", "high"))
-        panel.ribbon(x, low.clip(0), high, fc=colour, alpha=0.22)
+        panel.ribbon(x, low.clip(0), high, f"band {place}", fc=colour, alpha=0.22)
     panel.line(
         x,
         y,

@@ -110,7 +110,7 @@ def _line(
     x = np.arange(len(value)) + 0.18 * (place - (n_views - 1) / 2)
     low, high = (np.sqrt(end.clip(0, top**2)) for end in (low, high))
     sign = SIGNS[signal]
-    panel.limits(x, low, high, 3.5, ec=sign.colour, lw=0.8, alpha=0.7)
+    panel.limits(x, low, high, 3.5, f"limits {view} {signal}", ec=sign.colour, lw=0.8, alpha=0.7)
     panel.line(
         x,
         np.sqrt(value),

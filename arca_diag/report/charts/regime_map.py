@@ -104,11 +104,16 @@ def _panel(
             alpha=0.5,
         )
     for signal, (gini_mean, effn_mean) in means(scene, last).items():
+        of = f"mean {last.view} {signal}"
         (x, left, right), (y, low, high) = values([gini_mean]), values([effn_mean])
         sign = SIGNS[signal]
-        panel.limits_level(y, left.clip(0, 1), right.clip(0, 1), 9, ec=sign.colour, lw=1.4)
-        panel.limits(x, low.clip(0, 1), high.clip(0, 1), 9, ec=sign.colour, lw=1.4)
-        panel.marks(x, y, color=sign.colour, marker=sign.marker, ms=9, mew=0.8, mec=INK)
+        panel.limits_level(
+            y, left.clip(0, 1), right.clip(0, 1), 9, f"{of} G", ec=sign.colour, lw=1.4
+        )
+        panel.limits(x, low.clip(0, 1), high.clip(0, 1), 9, f"{of} e", ec=sign.colour, lw=1.4)
+        panel.marks(
+            x, y, f"{of} mark", color=sign.colour, marker=sign.marker, ms=9, mew=0.8, mec=INK
+        )
     panel.frame()
     for ticks in (panel.ticks_x, panel.ticks_y):
         ticks((0, 0.25, 0.5, 0.75, 1), ("0", ".25", ".5", ".75", "1"))

@@ -180,7 +180,9 @@ def _gaps(
                 continue
             _, low, high = values([m])
             low, high = low.clip(-most, most), high.clip(-most, most)
-            panel.limits_level(y, low, high, 5, ec=sign.colour, lw=1.2)
+            panel.limits_level(
+                y, low, high, 5, f"limits {last.view} {signal}", ec=sign.colour, lw=1.2
+            )
             panel.marks(
                 [m.value],
                 [y],

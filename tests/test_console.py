@@ -67,7 +67,7 @@ class TestHowSure:
     def test_a_verdict_has_its_share_of_completions_with_limits(self):
         one = verdict(regime="sparse", without_ends="sparse", causes=[], settled_by=None)
         one = one.model_copy(update={"side": side("sparse", 0.914, 0.8449, 0.978)})
-        assert "surprisal           sparse  91% (84-98)       no cause found" in lines(
+        assert "surprisal           sparse  91% (84 to 98)    no cause found" in lines(
             with_verdicts([one])
         )
 
@@ -80,7 +80,7 @@ class TestHowSure:
     def test_what_is_not_settled_says_where_most_are(self):
         one = verdict(side=side("leaning-sparse", 0.6, 0.4, 0.8), causes=[], without_ends="middle")
         text = " ".join(shown(with_verdicts([one])).split())
-        assert "inconclusive 60% (40-80) most: leaning-sparse; middle without first" in text
+        assert "inconclusive 60% (40 to 80) most: leaning-sparse; middle without first" in text
 
     def test_what_rounding_hides_shows_no_share(self):
         one = verdict(side=None, causes=["numeric-noise"], without_ends="inconclusive")

@@ -30,6 +30,7 @@ from arca_diag.pipeline import Diagnosis, diagnose
 from arca_diag.progress import Silent
 from arca_diag.results import ExitCode, Measurement, Report, published_schema
 from tests.conftest import ROOT, TINY, TINY_CHECKPOINTS, UNRENDERED
+from tests.report.drawn import ALL
 from tests.test_tables import (
     DESIGN_ROLLOUTS,
     DESIGN_TOKENS,
@@ -57,22 +58,7 @@ TABLES = tuple(
     f"{name}.parquet" for name in ("tokens", "trajectories", "rollouts", "noise", "layers", "log")
 )
 PAGES = ("report.html", "report.pdf")
-PLOTS = tuple(
-    f"plots/{name}.svg"
-    for name in (
-        "trend-on-policy",
-        "trend-fixed-set",
-        "regime-map",
-        "lorenz",
-        "residual",
-        "agreement",
-        "classes",
-        "positions",
-        "types",
-        "layers",
-        "rewards",
-    )
-)
+PLOTS = tuple(f"plots/{name}.svg" for name in ALL)
 CONCENTRATION = ("gini", "effn_ratio", "gini_corrected", "effn_corrected")
 
 

@@ -285,14 +285,9 @@ def _tokens(rows: pd.DataFrame, limit: int, byte_level: bool) -> tuple[Token, ..
     pieces = [_text(p) for p in head["token"]]
     texts = joined([p or "" for p in pieces], classes, byte_level=byte_level)
     out = []
+    columns = (head[name] for name in ("position", "counted", "token_id"))
     for position, counted, token_id, kind, piece, (text, goes_on) in zip(
-        head["position"],
-        head["counted"],
-        head["token_id"],
-        classes,
-        pieces,
-        texts,
-        strict=True,
+        *columns, classes, pieces, texts, strict=True
     ):
         start = (Part(text=GOES_ON, mark=True),) if goes_on else ()
         if piece is None:
@@ -342,9 +337,9 @@ def _scale(
     return 0.0, top if top > 0 else max(found, default=0.0) or 1.0
 
 
-def _number(value: object) -> float | None:
-    number = math.nan if value is None or value is pd.NA else float(value)  # type: ignore[arg-type]
-    return number if math.isfinite(number) else None
+def _number(value: float | None) -> float | None:
+    """None for what a table has no number for, whichever way its column writes that."""
+    return None if pd.isna(value) or not math.isfinite(value) else float(value)
 
 
 def _text(value: object) -> str | None:

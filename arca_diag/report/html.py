@@ -19,6 +19,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from arca_diag.report.charts.inline import for_page
+from arca_diag.report.charts.text import shown
 from arca_diag.report.document import Document, Section
 from arca_diag.report.heatmap import Case, HeatMap, Token
 from arca_diag.report.numbers import figure
@@ -29,6 +30,8 @@ from arca_diag.report.words import at, count
 
 #: What a level is called; its colour and its sign say the same.
 WORDS = {"error": "Error", "warn": "Warning", "note": "Note", "good": "Good"}
+#: Characters under the heat-map's slider in a window of 320 pixels, and of one label there.
+_SLIDER, _LABEL = 38, 12
 _CODE = re.compile(r"`([^`]+)`")
 #: What would end a script element or begin a comment, and what older readers take for line ends.
 _ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'\u2028\u2029"}
@@ -139,11 +142,31 @@ def _tokens(heat: HeatMap) -> _Tokens:
             + (f" {count(left, 'checkpoint')} between these are in tokens.parquet." if left else "")
             + (" Tokens are redacted and shown by their class." if heat.redacted else "")
         ),
-        labels=tuple(
-            name if step is None else str(step)
-            for name, step in zip(heat.checkpoints, heat.steps, strict=True)
+        labels=slider_labels(
+            [
+                name if step is None else str(step)
+                for name, step in zip(heat.checkpoints, heat.steps, strict=True)
+            ]
         ),
     )
+
+
+def slider_labels(names: Sequence[str]) -> tuple[str, ...]:
+    """What stands under each place of a slider: both ends, and of the rest what there is room for.
+
+    Long names are cut, since the whole one is said beside the slider; the others are empty.
+    """
+    cut = [shown(name, _LABEL) for name in names]
+    if len(cut) < 2:
+        return tuple(cut)
+    out = [cut[0], *[""] * (len(cut) - 2), cut[-1]]
+    free, end = float(len(cut[0])), _SLIDER - len(cut[-1])
+    for place, label in enumerate(cut[1:-1], start=1):
+        middle = _SLIDER * place / (len(cut) - 1)
+        if middle - len(label) / 2 > free and middle + len(label) / 2 < end:
+            out[place] = label
+            free = middle + len(label) / 2
+    return tuple(out)
 
 
 def _named(heat: HeatMap) -> list[str]:

@@ -20,8 +20,9 @@ _READ = (
     "(surprisal, entropy, their kin, and the residual, the norm of h_adapted - h_ref after the "
     "final norm) becomes credit as w_t = (a_t + epsilon)^s / sum_k (a_k + epsilon)^s within one "
     "completion.",
-    "G^ is the Gini coefficient of that credit, corrected for length: 0 even, 1 all on one "
-    "token. e^ is the share of effective tokens, corrected for length: 1 even, 0 one token. "
+    "The corrected Gini (G^) is the Gini coefficient of that credit, corrected for length: 0 even, "
+    "1 all on one token. The corrected effective tokens (e^) are their share of all tokens, "
+    "corrected for length: 1 even, 0 one token. "
     "Figures are means over prompts of means over their completions.",
     "A regime is what surely more than half of the completions have, by the lower limit of "
     "their share over prompts. `arca-diag explain WORD` says how a regime, cause or finding is "

@@ -44,10 +44,10 @@ def percent(value: float | None, reason: str | None = None) -> str:
 
 
 def percent_with_limits(value: float | None, low: float | None, high: float | None) -> str:
-    """A share with its limits over prompts: `93% (87-99)`."""
+    """A share with its limits over prompts: `93% (87 to 99)`."""
     if value is None or low is None or high is None:
         return percent(value)
-    return f"{value:.0%} ({100 * low:.0f}-{100 * high:.0f})"
+    return f"{value:.0%} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def unit_share(value: float | None) -> str:

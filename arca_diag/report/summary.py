@@ -20,7 +20,7 @@ from arca_diag.report.numbers import figure, with_limits
 from arca_diag.report.picture import Picture
 from arca_diag.report.reproduce import reproduce_section
 from arca_diag.report.verdicts import because, earlier_verdicts, over_steps, remarks, share
-from arca_diag.report.words import VIEW_MEANS, at, count, places
+from arca_diag.report.words import EFFN, GINI, VIEW_MEANS, at, count, places
 from arca_diag.results import Finding, Report, View
 from arca_diag.signals import SIGNAL_NAMES
 
@@ -28,8 +28,8 @@ VIEWS: tuple[View, View] = ("on-policy", "fixed-set")
 _LEVELS: tuple[Level, ...] = ("error", "warn", "note")
 #: Figures of the tables, with what they are called there.
 _FIGURES = (
-    ("gini_corrected", "G^"),
-    ("effn_corrected", "e^"),
+    ("gini_corrected", GINI),
+    ("effn_corrected", EFFN),
     ("token_share_90", "tokens that hold 90%"),
     ("mean", "mean, raw"),
 )

@@ -73,7 +73,7 @@ def remarks(report: Report, view: View) -> list[str]:
 
 
 def share(verdict: Verdict) -> str:
-    """How many completions are so, with the limits over prompts: `97% (88-100)`."""
+    """How many completions are so, with the limits over prompts: `97% (88 to 100)`."""
     side = verdict.side
     if side is None or side.value is None:
         return ""

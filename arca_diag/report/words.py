@@ -13,6 +13,8 @@ VIEW_MEANS: dict[View, str] = {
     "fixed-set": "the same completions under every checkpoint",
 }
 _HEAD = 14  # columns: `step 1,234,567`, and six of them beside the names of signals
+#: The two figures of concentration, as text, tables and the axes of pictures all name them.
+GINI, EFFN = "corrected Gini (G^)", "corrected effective tokens (e^)"
 _STYLE = {"error": "bold red", "warn": "bold yellow", "note": "bold"}
 
 

@@ -19,6 +19,21 @@ from tests.test_results import report
 PIECES = ("0", "1", "\u0120the", "=", "\u010a", "<|end|>")
 KINDS = ("digit", "digit", "word", "punctuation", "whitespace", "special")
 
+#: Every picture of a result that has all, in reading order.
+ALL = (
+    "trend-on-policy",
+    "trend-fixed-set",
+    "regime-map",
+    "lorenz",
+    "residual",
+    "agreement",
+    "classes",
+    "positions",
+    "types",
+    "layers",
+    "rewards",
+)
+
 
 def result(
     steps: Sequence[int | None] = (10, 20),

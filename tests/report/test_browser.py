@@ -3,11 +3,13 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.image import imread
 from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
@@ -25,6 +27,7 @@ from tests.report.browser import artefacts, browser, opened, program
 from tests.report.documents import document
 from tests.report.hostile import FLAG, HOSTILE
 from tests.report.planted import planted
+from tests.test_results import finding
 
 pytestmark = pytest.mark.slow
 
@@ -134,6 +137,22 @@ def hostile(folder: Path) -> Path:
     info = report.run.model_copy(update={"name": HOSTILE[0], "temperature_source": "x" * 300})
     report = report.model_copy(update={"run": info})
     path = folder / "hostile.html"
+    path.write_text(render_html(report_document(report, []), heat_map(report, frames)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def crowded(folder: Path) -> Path:
+    """Many checkpoints with long names and no step, and evidence with a name of one long word."""
+    steps = range(10**9, 10**9 + 12)
+    evidence = {"a_" + 60 * "long_": 0.5, "short": "x" * 300}
+    report, frames = planted(
+        [["a", "b", "c"], ["d", "e"]], steps=steps, findings=[finding(evidence=evidence)]
+    )
+    infos = [c.model_copy(update={"step": None}) for c in report.run.checkpoints]
+    run = report.run.model_copy(update={"checkpoints": infos})
+    report = report.model_copy(update={"run": run})
+    path = folder / "crowded.html"
     path.write_text(render_html(report_document(report, []), heat_map(report, frames)), "utf-8")
     return path
 
@@ -439,7 +458,7 @@ class TestUse:
 
 
 class TestLooks:
-    @pytest.mark.parametrize("which", ["scanned", "hostile"])
+    @pytest.mark.parametrize("which", ["scanned", "hostile", "crowded"])
     @pytest.mark.parametrize("width", [400, 320])
     def test_a_narrow_window_does_not_scroll_sideways(self, chromium, request, which, width):
         found = request.getfixturevalue(which)
@@ -460,6 +479,42 @@ class TestLooks:
                   && e.getBoundingClientRect().right > innerWidth + 0.5).map((e) => e.outerHTML)"""
             )
             assert out == []
+            # A name beside its figure is read along lines, not down a column of letters.
+            narrow = page.eval_on_selector_all(
+                ".figures dt", "all => all.map(e => [e.textContent, e.offsetWidth])"
+            )
+            assert [name for name, across in narrow if across < 5 * min(len(name), 20)] == []
+
+    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+    def test_what_scrolls_sideways_says_so(self, chromium, scanned, dark: bool) -> None:
+        """A shadow at the right edge until the end is reached, and words below a picture."""
+        with opened(chromium, scanned[0], width=400, dark=dark) as it:
+            box = it.page.locator("#regime-map .picture")
+            box.scroll_into_view_if_needed()
+            assert box.evaluate("e => e.scrollWidth > e.clientWidth")
+            words = "e => getComputedStyle(e, '::before').content"
+            caption = it.page.locator("#regime-map figcaption")
+            assert "Scroll the picture sideways" in caption.evaluate(words)
+
+            def edge(end: str) -> tuple[int, ...]:
+                """The colour at a lower corner of the box, where nothing is drawn."""
+                of = box.bounding_box()
+                assert of is not None
+                left = of["x"] + (1 if end == "left" else of["width"] - 3)
+                clip = {"x": left, "y": of["y"] + of["height"] - 3, "width": 2, "height": 2}
+                shot = imread(BytesIO(it.page.screenshot(clip=clip)))
+                return tuple(round(255 * float(c)) for c in shot[0, 0, :3])
+
+            def apart(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+                return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+            left, right = edge("left"), edge("right")
+            assert apart(left, right) > 40
+            box.evaluate("e => e.scrollTo(1e4, 0)")
+            assert apart(edge("right"), left) < 4  # nothing more is hidden there
+            assert apart(edge("left"), left) > 40
+        with opened(chromium, scanned[0], dark=dark) as it:
+            assert it.page.locator("#regime-map figcaption").evaluate(words) == "none"
 
     @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
     @pytest.mark.parametrize("which", ["scanned", "hostile"])

@@ -14,15 +14,27 @@ import pytest
 from arca_diag.report import charts
 from arca_diag.report.charts import draw_pictures, plot_files
 from arca_diag.report.charts import svg as documents
-from arca_diag.report.charts.ink import DIVERGING, INK, SEQUENTIAL, SIGNS, on, style
+from arca_diag.report.charts.ink import (
+    BAND,
+    DIVERGING,
+    INK,
+    ON_DARK,
+    ON_LIGHT,
+    SEQUENTIAL,
+    SIGNS,
+    on,
+    style,
+)
 from arca_diag.report.charts.inline import for_page
+from arca_diag.report.charts.layers import draw_layers
 from arca_diag.report.charts.scene import Scene
 from arca_diag.report.charts.text import shown, signed, tick
+from arca_diag.report.charts.token_types import blanks_seen
 from arca_diag.report.picture import Picture
 from arca_diag.results import Report
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.tables import Tables, log_table, token_table
-from tests.report.drawn import result
+from tests.report.drawn import ALL, result
 
 #: What a tokenizer of a stranger, or a folder's name, may hold.
 HOSTILE = (
@@ -59,19 +71,7 @@ def texts(svg: str) -> list[str]:
 def test_a_whole_result_has_every_picture_in_reading_order(
     pictures: dict[str, Picture],
 ) -> None:
-    assert list(pictures) == [
-        "trend-on-policy",
-        "trend-fixed-set",
-        "regime-map",
-        "lorenz",
-        "residual",
-        "agreement",
-        "classes",
-        "positions",
-        "types",
-        "layers",
-        "rewards",
-    ]
+    assert tuple(pictures) == ALL
     sections = [picture.section for picture in pictures.values()]
     assert sections == sorted(sections, key=sections.index)  # none comes twice
     assert len(set(sections)) == 6
@@ -216,6 +216,67 @@ def test_a_signal_without_figures_says_why(whole: tuple[Report, Tables]) -> None
     assert drawn["classes"].count("n/a") == 2 * 5
 
 
+@pytest.mark.filterwarnings("error")
+def test_infinities_are_left_out_and_counted(whole: tuple[Report, Tables]) -> None:
+    """One a column and checkpoint or view, in every table that a picture is drawn from."""
+    report, frames = whole
+
+    def spoiled(table: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
+        out = table.copy()
+        for name in table.columns:
+            if table[name].dtype == float and name != "sharpening":
+                out.loc[rows, name] = np.inf
+        return out
+
+    def first_of(table: pd.DataFrame, *columns: str) -> np.ndarray:
+        return (~table.duplicated(list(columns))).to_numpy()
+
+    rows = frames.trajectories
+    found = {
+        picture.id: picture
+        for picture in draw_pictures(
+            report,
+            dataclasses.replace(
+                frames,
+                tokens=spoiled(
+                    frames.tokens, first_of(frames.tokens, "checkpoint", "rollout_step")
+                ),
+                trajectories=spoiled(rows, first_of(rows, "checkpoint", "sharpening", "signal")),
+                layers=spoiled(frames.layers, first_of(frames.layers, "checkpoint")),
+                log=spoiled(frames.log, first_of(frames.log, "name")),
+            ),
+        )
+    }
+    told = {
+        name: int(count[1])
+        for name, picture in found.items()
+        if (
+            count := re.search(
+                r" (\d+) infinite values are left out as undefined\.$", picture.caption
+            )
+        )
+    }
+    signals = len(SIGNAL_NAMES)
+    assert told == {
+        "trend-on-policy": 3,
+        "trend-fixed-set": 3,
+        "regime-map": 2 * signals,
+        "lorenz": 2 * signals,
+        "residual": signals,
+        "classes": 2 * signals,
+        "types": signals,
+        "layers": 2 * 5,
+    }
+    for picture in found.values():
+        assert not re.search(r"\b(inf|nan)\b", picture.svg)
+    alone = frames.layers.assign(update_norm=[np.inf, *frames.layers["update_norm"][1:]])
+    with style():
+        (layers,) = draw_layers(
+            Scene(report=report, frames=dataclasses.replace(frames, layers=alone))
+        )
+    assert layers.caption.endswith(" 1 infinite value is left out as undefined.")
+
+
 def test_without_text_no_token_is_shown(whole: tuple[Report, Tables]) -> None:
     report, frames = whole
     redacted = frames.tokens.assign(token=None, token_id=None)
@@ -324,7 +385,7 @@ def _lab(colour: tuple[float, ...]) -> np.ndarray:
 def test_colours_run_evenly_and_text_can_be_read_on_them() -> None:
     way = np.linspace(0, 1, 21)
     for colours in (SEQUENTIAL, DIVERGING):
-        for part in way:
+        for part in np.linspace(0, 1, 257):
             shade = colours(part)
             ink = matplotlib.colors.to_rgb(on(shade))
             assert _contrast(shade, ink) >= 4.5
@@ -337,6 +398,27 @@ def test_colours_run_evenly_and_text_can_be_read_on_them() -> None:
         lights = np.diff([lab[0] for lab in labs])
         assert np.all(lights > 0) or np.all(lights < 0)
     assert abs(_lab(DIVERGING(0.0))[0] - _lab(DIVERGING(1.0))[0]) < 8  # neither end is stronger
+
+
+def test_words_stand_out_from_the_page_and_its_bands_in_both_themes(
+    pictures: dict[str, Picture],
+) -> None:
+    """Faded ink on paper, under as many bands as can lie on each other, for light and dark."""
+    style_of = [
+        e.attrib.get("style", "")
+        for picture in pictures.values()
+        for e in ElementTree.fromstring(picture.svg).iter("{http://www.w3.org/2000/svg}text")
+    ]
+    opacity = [float(found[1]) for s in style_of if (found := re.search(r"opacity: ([\d.]+)", s))]
+    assert opacity
+    colours = {found[1] for s in style_of if (found := re.search(r"fill: (#\w+)", s))}
+    assert colours <= {INK, ON_LIGHT, ON_DARK}  # no word has the colour of a signal
+    for ink, paper in (("#1b1e22", "#fbfbf9"), ("#e7e7e3", "#15181c")):
+        front, ground = (np.array(matplotlib.colors.to_rgb(c)) for c in (ink, paper))
+        for _ in range(3):
+            ground = ground + BAND * (front - ground)
+        text = ground + min(opacity) * (front - ground)
+        assert _contrast(tuple(text), tuple(ground)) >= 4.5
 
 
 def test_signals_differ_in_colour_and_marker_and_stand_out_on_light_and_dark() -> None:
@@ -366,6 +448,11 @@ def test_signals_differ_in_colour_and_marker_and_stand_out_on_light_and_dark() -
 def test_ticks_are_short(value: float, told: str) -> None:
     assert tick(value) == told
     assert len(told) < 6
+
+
+def test_a_token_of_spaces_alone_is_seen() -> None:
+    assert blanks_seen("  ") == "\u2423\u2423"
+    assert blanks_seen(" a ") == " a "
 
 
 def test_words_of_strangers_are_one_short_line() -> None:

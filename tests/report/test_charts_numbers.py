@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,17 +12,18 @@ import pandas as pd
 import pytest
 
 from arca_diag.diagnostics.agnosticism import POSITIONS
-from arca_diag.report.charts import draw_pictures, regime_map, trend
+from arca_diag.report.charts import draw_pictures, positions, regime_map, trend
 from arca_diag.report.charts.agreement import matrix
-from arca_diag.report.charts.canvas import padded, round_ticks, spaced, wrapped
-from arca_diag.report.charts.classes import short, token_shares
+from arca_diag.report.charts.canvas import Canvas, Panel, covering, padded, spaced, wrapped
+from arca_diag.report.charts.classes import draw_classes, short, token_shares
+from arca_diag.report.charts.ink import style
 from arca_diag.report.charts.layers import chosen, layer_ticks
 from arca_diag.report.charts.lorenz import SHARES, lorenz
 from arca_diag.report.charts.positions import lifts
 from arca_diag.report.charts.residual import CELLS, OTHERS, LogScale, density, levels, log_scale
 from arca_diag.report.charts.rewards import group_parts
 from arca_diag.report.charts.scene import Scene
-from arca_diag.report.charts.token_types import most_credited, type_credit
+from arca_diag.report.charts.token_types import limit_words, most_credited, type_credit
 from arca_diag.report.picture import Picture
 from arca_diag.results import Measurement, Onset, Report
 from arca_diag.signals import SIGNAL_NAMES
@@ -107,7 +109,43 @@ def test_the_trend_is_the_reports(whole: Found, pictures: dict[str, Picture], vi
                 f"{v:.2f}".replace("0.", ".").replace("-.00", ".00")
                 for v in (m.value, m.low, m.high)
             ]
-            assert f"{shares[0]} ({shares[1]}-{shares[2]})" in written
+            assert f"{shares[0]} ({shares[1]} to {shares[2]})" in written
+
+
+@pytest.mark.parametrize("view", ["on-policy", "fixed-set"])
+def test_limits_of_the_trend_are_the_reports_and_seen_behind_their_marks(
+    whole: Found, pictures: dict[str, Picture], view: str
+) -> None:
+    svg = pictures[f"trend-{view}"].svg
+    for row, signal in enumerate(SIGNAL_NAMES):
+        for name in ("gini_corrected", "effn_corrected"):
+            found = measured(whole[0], name=name, view=view, signal=signal, sharpening=1.0)
+            top = 72 * (trend._TOP + row * (trend._ROW + trend._GAP))
+            low, high = (
+                [top + 72 * trend._ROW * (1 - min(1, max(0, getattr(m, end)))) for m in found]
+                for end in ("low", "high")
+            )
+            ends = np.array(line(svg, f"limits {name} {signal}")).reshape(-1, 4)
+            lines, lower, upper = ends[:2], ends[2:4], ends[4:]
+            marks = [x for x, _ in line(svg, f"{name} {signal}")]
+            assert lines == pytest.approx(np.array([marks, low, marks, high]).T, abs=0.011)
+            for bars, heights in ((lower, low), (upper, high)):
+                assert bars[:, 1] == pytest.approx(np.array(heights), abs=0.011)
+                assert bars[:, 3] == pytest.approx(np.array(heights), abs=0.011)
+                # A mark is 3.5 points wide: the bar is seen on both of its sides.
+                assert np.all(bars[:, 0] < np.array(marks) - 3)
+                assert np.all(bars[:, 2] > np.array(marks) + 3)
+
+
+def test_level_limits_have_ends_too() -> None:
+    canvas = Canvas(1.0)
+    panel = Panel(canvas, 1.0, 0.0, 1.0, 1.0)
+    panel.limits_level([0.5, 0.25], [0.1, np.nan], [0.4, 0.5], 5, "limits", ec="#0072b2")
+    ends = np.array(line(canvas.svg("title", "alt"), "limits")).reshape(-1, 4)
+    assert ends == pytest.approx(
+        np.array([[79.2, 36, 100.8, 36], [79.2, 40.1, 79.2, 31.9], [100.8, 40.1, 100.8, 31.9]]),
+        abs=0.011,
+    )
 
 
 def test_the_bands_of_the_trend_are_the_cuts_in_force() -> None:
@@ -264,7 +302,7 @@ def test_the_table_beside_the_lorenz_curves_is_the_reports(
             assert m.value is not None
             assert m.low is not None
             assert m.high is not None
-            assert f"{m.value:.0%} ({100 * m.low:.0f}-{100 * m.high:.0f})" in written
+            assert f"{m.value:.0%} ({100 * m.low:.0f} to {100 * m.high:.0f})" in written
 
 
 def test_a_scale_puts_each_value_into_the_cell_that_it_is_drawn_in() -> None:
@@ -421,6 +459,21 @@ def test_classes_are_the_reports_beside_their_share_of_tokens(
         assert mark is not None
 
 
+def test_the_class_unknown_is_explained_where_a_token_is_of_it(whole: Found) -> None:
+    report, frames = whole
+    told = {}
+    for name in ("unknown", "word"):
+        kinds = frames.tokens["token_class"].replace("whitespace", name)
+        scene = Scene(
+            report=report,
+            frames=dataclasses.replace(frames, tokens=frames.tokens.assign(token_class=kinds)),
+        )
+        with style():
+            (picture,) = draw_classes(scene)
+        told[name] = picture.caption.count("The class unknown holds tokens that cannot be read")
+    assert told == {"unknown": 1, "word": 0}
+
+
 @pytest.mark.parametrize(
     ("lift", "told"),
     [(0, ".00"), (0.044, ".04"), (0.949, ".95"), (0.951, "1.0"), (9.94, "9.9"), (12.3, "12")],
@@ -494,9 +547,19 @@ def test_types_hold_what_plain_loops_say(
                 },
             )
             assert found.lift.value == pytest.approx(lift)
-            assert f"\N{MULTIPLICATION SIGN}{short(lift)}" in written
+            told = f"{found.share.value:.0%} \N{MULTIPLICATION SIGN}{short(lift)}"
+            limits = limit_words(found.share.low, found.share.high)
+            assert (told, limits) in pairwise(written)
     some = type_credit(last, "surprisal", ids[::-2])
     assert some[0] == type_credit(last, "surprisal", ids)[-1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(0.1, 0.25, "(10 to 25)"), (-0.04, 0.03, "(0 to 3)"), (0.9, 1.2, "(90 to 100)")],
+)
+def test_limits_of_a_share_are_cut_at_none_and_all(low: float, high: float, told: str) -> None:
+    assert limit_words(low, high) == told
 
 
 def test_layers_are_drawn_where_the_table_has_them(
@@ -504,7 +567,8 @@ def test_layers_are_drawn_where_the_table_has_them(
 ) -> None:
     svg = pictures["layers"].svg
     table = whole[1].layers
-    top = 1.06 * table["residual_high"].max()
+    assert table["residual_high"].max() == 11
+    top = 12  # the round number above it
     for place, name in enumerate(("checkpoint-10", "checkpoint-20")):
         rows = table[table["checkpoint"] == name]
         heights = [72 * (0.3 + 1.25 * (1 - v / top)) for v in rows["residual_mean"]]
@@ -552,7 +616,7 @@ def test_groups_are_counted_as_plain_loops_count_them(
         assert m.value == pytest.approx(1 - kinds["spread"] / total)
         assert m.low is not None
         assert m.high is not None
-        told = f"{m.value:.0%} ({100 * m.low:.0f}-{100 * m.high:.0f})"
+        told = f"{m.value:.0%} ({100 * m.low:.0f} to {100 * m.high:.0f})"
         assert told in texts(pictures["rewards"].svg)
 
 
@@ -600,16 +664,47 @@ def test_another_sharpening_is_the_one_that_is_drawn() -> None:
 def test_ticks_keep_their_distance_and_lines_their_length() -> None:
     assert spaced([0, 1, 2, 10], 2) == [0, 2, 3]
     assert spaced([5], 2) == [0]
-    places, labels = round_ticks(0.0, 1.06, 3)
-    assert all(0 <= place <= 1.06 for place in places)
-    assert labels[0] == "0"
-    assert round_ticks(-0.2, 0.2, 4)[1] == ["-0.2", "-0.1", "0", "0.1", "0.2"]
+    assert covering(-0.2, 0.2, 4)[1] == ["-0.2", "-0.1", "0", "0.1", "0.2"]
+    assert positions.square_ticks(1.0) == [0, 1, 4]
+    assert positions.square_ticks(36.0) == [0, 1, 9, 16, 36]
+    assert positions.square_ticks(36.1) == [0, 1, 16, 25, 49]
     assert padded(3.0, 3.0)[0] < 3 < padded(3.0, 3.0)[1]
     assert padded(0.0, 0.0) == (-1, 1)
     assert wrapped("not measured: one two three", 13).split("\n") == [
         "not measured:",
         "one two three",
     ]
+
+
+@pytest.mark.parametrize("most", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 1), (0.2, 0.83), (1e-6, 9e-6), (3, 3), (0, 0), (-5, -2.2), (0, 10.5), (-0.27, 0.27)],
+)
+def test_an_axis_has_a_tick_at_or_beyond_each_end(low: float, high: float, most: int) -> None:
+    places, labels = covering(low, high, most)
+    assert len(places) == len(labels) <= most + 2
+    assert places == sorted(places)
+    assert places[0] <= low <= high <= places[-1]
+    if (low, high) == (0.2, 0.83):
+        assert (places[0], places[-1]) == pytest.approx({2: (0, 1.2), 3: (0, 1), 4: (0.2, 1)}[most])
+    assert len(set(labels)) == len(labels)
+
+
+def test_what_the_run_logged_stands_below_its_highest_tick(
+    whole: Found, pictures: dict[str, Picture]
+) -> None:
+    """The log of `drawn.result` ends at 1, 2 and 30, and the lines begin near 0."""
+    root = ElementTree.fromstring(pictures["trend-fixed-set"].svg)
+    written = [
+        (e.text, float(e.attrib["y"]))
+        for e in root.iter("{http://www.w3.org/2000/svg}text")
+        if "end" in e.attrib.get("style", "")
+    ]
+    for name, highest in (("reward", "1"), ("entropy", "2"), ("length", "30")):
+        drawn = [y for _, y in line(pictures["trend-fixed-set"].svg, f"log {name}")]
+        heights = [y for text, y in written if text == highest and abs(y - min(drawn)) < 5]
+        assert heights, name
 
 
 def test_credit_is_of_the_completions_that_have_it(whole: Found) -> None:

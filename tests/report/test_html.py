@@ -24,7 +24,7 @@ from arca_diag.report.document import (
     Table,
 )
 from arca_diag.report.heatmap import heat_map
-from arca_diag.report.html import render_html
+from arca_diag.report.html import render_html, slider_labels
 from arca_diag.report.packed import DIGITS, LOWEST, pack
 from arca_diag.report.picture import Picture
 from arca_diag.report.pieces import plain
@@ -490,3 +490,22 @@ def test_text_that_would_not_be_seen_is_named_wherever_it_stands(made) -> None:
     assert not {"\u202e", "\x00", "\u200b", "\ud800"} & set(text)
     assert not list(page.all("b"))
     text.encode()
+
+
+@pytest.mark.parametrize(
+    ("names", "labelled"),
+    [
+        (["2", "20", "40", "60", "80", "100"], [0, 1, 2, 3, 4, 5]),
+        ([str(10**5 + n) for n in range(12)], [0, 3, 5, 7, 11]),
+        ([f"checkpoint-{10**9 + n}" for n in range(12)], [0, 11]),
+        (["only"], [0]),
+    ],
+    ids=["few", "long steps", "long names", "one"],
+)
+def test_labels_under_the_slider_have_room(names: list[str], labelled: list[int]) -> None:
+    told = slider_labels(names)
+    assert len(told) == len(names)
+    assert [n for n, label in enumerate(told) if label] == labelled
+    for n in labelled:
+        assert len(told[n]) <= 12
+        assert told[n].startswith(names[n][:10])

@@ -59,7 +59,7 @@ def test_units_and_limits_stand_beside() -> None:
 def test_shares() -> None:
     assert percent(0.931) == "93%"
     assert percent(None, "no prompt") == "n/a: no prompt"
-    assert percent_with_limits(0.931, 0.87, 0.994) == "93% (87-99)"
+    assert percent_with_limits(0.931, 0.87, 0.994) == "93% (87 to 99)"
     assert percent_with_limits(0.931, None, 0.99) == "93%"
     assert unit_share(0.931) == ".93"
     assert unit_share(0.999) == "1.00"

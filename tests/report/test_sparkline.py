@@ -166,7 +166,6 @@ PRINTED = (
 )
 
 
-@pytest.mark.skipif(not hasattr(pty, "openpty"), reason="no terminals here")
 class TestStreams:
     def test_a_terminal_gets_colour_unless_it_says_no(self) -> None:
         assert "\x1b[1;33m" in run_in_terminal(PRINTED)

@@ -133,7 +133,7 @@ class TestFigures:
         blocks = section(whole(), "verdicts-on-policy").blocks
         last, way = (b for b in blocks if isinstance(b, Table))
         assert last.title == "Verdicts at step 60, on-policy"
-        assert last.rows[0][:3] == ("surprisal", "sparse", "90% (80-100)")
+        assert last.rows[0][:3] == ("surprisal", "sparse", "90% (80 to 100)")
         assert way.rows == (("surprisal", "step 2 inconclusive -> 30 leaning-sparse -> 60 sparse"),)
 
 

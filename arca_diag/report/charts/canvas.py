@@ -24,6 +24,8 @@ from arca_diag.report.charts.svg import CLASS, compact
 from arca_diag.report.charts.text import tick
 
 WIDTH = 9.0
+#: How far the ends of limits stick out on either side of a mark, in points.
+OVERHANG = 1.6
 #: A point in inches.
 POINT = 1 / 72
 
@@ -113,13 +115,38 @@ class Panel:
         """Markers alone."""
         self.line(x, y, of, ls="none", **how)
 
-    def upright(self, x: Any, low: Any, high: Any, **how: Any) -> None:
-        """Upright lines, such as limits; those with NaN are left out."""
+    def limits(self, x: Any, low: Any, high: Any, mark: float, of: str = "", **how: Any) -> None:
+        """Upright lines from limit to limit with ends that stick out behind a mark.
+
+        An interval may be smaller than the mark of its value, and would be hidden by it.
+
+        Args:
+            x: Where they stand.
+            low: Lower limits; those with NaN are left out.
+            high: Upper limits.
+            mark: Size of the mark, in points.
+            of: What they are of.
+            how: As matplotlib's patches have it.
+        """
         x, low, high = np.broadcast_arrays(self.across(x), self.upward(low), self.upward(high))
-        self._segments(np.stack([x, low, x, high], axis=-1), how)
+        reach = (mark / 2 + OVERHANG) * POINT
+        self._segments(_barred(np.stack([x, low, x, high], axis=-1), reach, 0.0), how, of)
+
+    def limits_level(
+        self, y: Any, low: Any, high: Any, mark: float, of: str = "", **how: Any
+    ) -> None:
+        """The same, level."""
+        y, low, high = np.broadcast_arrays(self.upward(y), self.across(low), self.across(high))
+        reach = (mark / 2 + OVERHANG) * POINT
+        self._segments(_barred(np.stack([low, y, high, y], axis=-1), 0.0, reach), how, of)
+
+    def upright(self, x: Any, low: Any, high: Any, of: str = "", **how: Any) -> None:
+        """Upright lines; those with NaN are left out."""
+        x, low, high = np.broadcast_arrays(self.across(x), self.upward(low), self.upward(high))
+        self._segments(np.stack([x, low, x, high], axis=-1), how, of)
 
     def level(self, y: Any, low: Any, high: Any, **how: Any) -> None:
-        """Level lines, such as limits; those with NaN are left out."""
+        """Level lines; those with NaN are left out."""
         y, low, high = np.broadcast_arrays(self.upward(y), self.across(low), self.across(high))
         self._segments(np.stack([low, y, high, y], axis=-1), how)
 
@@ -136,7 +163,7 @@ class Panel:
         if len(corners):
             self.canvas.add(PathPatch(Path(corners, codes), **({"lw": 0} | how)), of)
 
-    def ribbon(self, x: Any, low: Any, high: Any, **how: Any) -> None:
+    def ribbon(self, x: Any, low: Any, high: Any, of: str = "", **how: Any) -> None:
         """What lies between two lines; nothing where a limit is NaN."""
         x, low, high = self.across(x), self.upward(low), self.upward(high)
         known = ~np.isnan(low) & ~np.isnan(high)
@@ -145,7 +172,7 @@ class Panel:
             corners = np.column_stack(
                 [np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]])]
             )
-            self.canvas.add(PathPatch(Path(corners, closed=False), lw=0, **how))
+            self.canvas.add(PathPatch(Path(corners, closed=False), lw=0, **how), of)
 
     def band(self, low: float, high: float) -> None:
         """A faint band over the whole width; one on another is darker."""
@@ -214,13 +241,26 @@ class Panel:
             sum(self._x) / 2, sum(self._y) / 2, text, ha="center", alpha=0.8, linespacing=1.1
         )
 
-    def _segments(self, ends: Float[np.ndarray, "segment 4"], how: dict[str, Any]) -> None:
+    def _segments(
+        self, ends: Float[np.ndarray, "segment 4"], how: dict[str, Any], of: str = ""
+    ) -> None:
         ends = np.atleast_2d(ends)
         ends = ends[~np.isnan(ends).any(axis=-1)]
         if len(ends):
             codes = np.tile([Path.MOVETO, Path.LINETO], len(ends))
             path = Path(ends.reshape(-1, 2), codes)
-            self.canvas.add(PathPatch(path, **({"fill": False, "ec": INK, "lw": 0.7} | how)))
+            self.canvas.add(PathPatch(path, **({"fill": False, "ec": INK, "lw": 0.7} | how)), of)
+
+
+def _barred(
+    ends: Float[np.ndarray, "*line 4"], across: float, upward: float
+) -> Float[np.ndarray, "segment 4"]:
+    """Lines, each with a bar at either end that reaches so far to both sides of it."""
+    ends = np.atleast_2d(ends)
+    ends = ends[~np.isnan(ends).any(axis=-1)]
+    side = np.array([across, upward])
+    bars = [np.hstack([end - side, end + side]) for end in (ends[:, :2], ends[:, 2:])]
+    return np.vstack([ends, *bars])
 
 
 def wrapped(text: str, width: int) -> str:
@@ -233,11 +273,23 @@ def wrapped(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def round_ticks(low: float, high: float, most: int) -> tuple[list[float], list[str]]:
-    """At most so many round numbers within two ends, and how they are written."""
+def covering(low: float, high: float, most: int) -> tuple[list[float], list[str]]:
+    """Round numbers from at or below one end to at or above the other, and how they are written.
+
+    They are `most` steps apart or one more; an axis from the first to the last holds all that is
+    drawn.
+    """
+    if high <= low:
+        low, high = padded(low, high)
     found = MaxNLocator(most).tick_values(low, high)
     space = 1e-9 * (high - low)
-    places = [float(v) for v in found if low - space <= v <= high + space]
+    first = max(float(v) for v in found if v <= low + space)
+    last = min(float(v) for v in found if v >= high - space)
+    places = [float(v) for v in found if first <= v <= last]
+    steps = len(places) - 1
+    places = places[
+        :: next(n for n in range(1, steps + 1) if steps % n == 0 and steps / n < most + 2)
+    ]
     return places, [tick(0.0 if math.isclose(v, 0, abs_tol=1e-12) else v) for v in places]
 
 

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 from arca_diag.compared import Comparison, FigureChange, Sets
 from arca_diag.report.charts.canvas import Canvas, Panel
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS, style
-from arca_diag.report.charts.text import signed
+from arca_diag.report.charts.text import capital, signed
 from arca_diag.report.comparison_words import place
 from arca_diag.report.numbers import unit_share
 from arca_diag.report.picture import Picture
-from arca_diag.report.words import at
+from arca_diag.report.words import EFFN, GINI, at
 from arca_diag.results import Figure
 from arca_diag.signals import SIGNAL_NAMES
 
-_NAMES = (("gini_corrected", "G^, corrected Gini"), ("effn_corrected", "e^, effective tokens"))
+_NAMES = (("gini_corrected", GINI), ("effn_corrected", EFFN))
 _WORDS = {
     "changed": "changed",
     "within-noise": "within noise",
@@ -95,7 +95,8 @@ def _panel(
             if one.value is None:
                 continue
             if one.low is not None and one.high is not None:
-                panel.level(y, max(0.0, one.low), min(1.0, one.high), ec=sign.colour, lw=1.2)
+                low, high = max(0.0, one.low), min(1.0, one.high)
+                panel.limits_level(y, low, high, 5, ec=sign.colour, lw=1.2)
             panel.marks(
                 [one.value],
                 [y],
@@ -136,4 +137,4 @@ def _alt(
         for signal in signals
         if (f := figures.get(("gini_corrected", signal))) is not None
     ]
-    return f"G^ at {where}: {'; '.join(told)}."
+    return f"{capital(GINI)} at {where}: {'; '.join(told)}."

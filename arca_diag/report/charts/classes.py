@@ -7,7 +7,7 @@ import numpy as np
 from arca_diag.report.charts.canvas import Canvas, Panel
 from arca_diag.report.charts.grid import FILLS, signal_places, view_key
 from arca_diag.report.charts.ink import INK, SIGNS
-from arca_diag.report.charts.scene import Last, Scene, places, values, views
+from arca_diag.report.charts.scene import Last, Scene, left_out, places, values, views
 from arca_diag.report.numbers import percent
 from arca_diag.report.picture import Picture
 from arca_diag.results import Measurement, View
@@ -98,13 +98,24 @@ def draw_classes(scene: Scene) -> Iterator[Picture]:
         view=views(lasts),
         caption=(
             f"Share of a completion's credit that each class of tokens holds, at sharpening "
-            f"{scene.sharpening:g}, with 95% limits over prompts; the upright bar is the share of "
-            f"the tokens, which even credit would give. {places(lasts)}. Beside each mark the "
-            "share of credit and the lift: how many times its share of tokens a class holds, of "
-            "the completions that have one."
+            f"{scene.sharpening:g}, with 95% limits over prompts, cut at 0 and 100%; the upright "
+            "bar is the share of the tokens, which even credit would give. "
+            f"{places(lasts)}. Beside each mark the share of credit and "
+            "the lift: how many times its share of tokens a class holds, of "
+            f"the completions that have one.{_unknown(lasts)}{left_out(lasts)}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),
+    )
+
+
+def _unknown(lasts: Sequence[Last]) -> str:
+    """What the class `unknown` is, for a caption, where a token is of it."""
+    if not any((last.tokens["token_class"] == "unknown").any() for last in lasts):
+        return ""
+    return (
+        " The class unknown holds tokens that cannot be read by themselves: those without text, "
+        "and those of a part of a character."
     )
 
 
@@ -121,16 +132,21 @@ def _marks(
     for row, (name, (share, lift)) in enumerate(found.items()):
         y = row + (place + 1) / (n_views + 1)
         if name in tokens:
-            panel.upright(tokens[name], y - 0.18, y + 0.18, ec=INK, lw=1.6)
+            panel.upright(
+                tokens[name], y - 0.18, y + 0.18, f"tokens {place} {signal} {name}", ec=INK, lw=1.6
+            )
         if share is None or share.value is None:
             panel.write(1, y, "n/a", dx=4, alpha=0.7)
             continue
         _, low, high = values([share])
-        panel.level(y, low.clip(0, 1), high.clip(0, 1), ec=sign.colour, lw=1.2)
+        of = f"{share.view} {signal} {name}"
+        panel.limits_level(
+            y, low.clip(0, 1), high.clip(0, 1), 5, f"limits {of}", ec=sign.colour, lw=1.2
+        )
         panel.marks(
             [share.value],
             [y],
-            f"{share.view} {signal} {name}",
+            of,
             color=sign.colour,
             marker=sign.marker,
             fillstyle=FILLS[place],

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from arca_diag.report.charts.canvas import Canvas, Panel, padded, round_ticks
+from arca_diag.report.charts.canvas import Canvas, Panel, covering, padded
+from arca_diag.report.charts.finite import finite, left_out_words, n_infinite
 from arca_diag.report.charts.ink import SEQUENTIAL
 from arca_diag.report.charts.scene import Scene
 from arca_diag.report.charts.text import shown
@@ -22,6 +23,7 @@ _ROWS = (
     ("relative_residual_mean", "relative residual: over the norm of the reference's state"),
     ("update_norm", "norm of the adapter's update in the layer"),
 )
+_DRAWN = (*(column for column, _ in _ROWS), "residual_low", "residual_high")
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -33,13 +35,14 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 def draw_layers(scene: Scene) -> Iterator[Picture]:
     """`layers`: three figures over the layers, a line a checkpoint."""
-    table = scene.frames.layers
+    infinite = n_infinite(scene.frames.layers, _DRAWN)
+    table = finite(scene.frames.layers)
     if table.empty or table["residual_mean"].isna().all():
         return
     names = list(dict.fromkeys(table["checkpoint"]))
     drawn = chosen(names)
     parts = [table[table["checkpoint"] == name].sort_values("layer") for name in drawn]
-    labels = [
+    whens = [
         at(str(name) if pd.isna(step) else int(step))
         for name, step in ((p["checkpoint"].iloc[0], p["checkpoint_step"].iloc[0]) for p in parts)
     ]
@@ -50,6 +53,7 @@ def draw_layers(scene: Scene) -> Iterator[Picture]:
             float(np.nanmax(table[c].to_numpy(float), initial=0.0))
             for c in ((column, "residual_high") if row == 0 else (column,))
         ]
+        ticks, labels = covering(0, max(highest) or 1.0, 3)
         panel = Panel(
             canvas,
             0.7,
@@ -57,18 +61,18 @@ def draw_layers(scene: Scene) -> Iterator[Picture]:
             6.75,
             1.25,
             x=padded(low, high, 0.02),
-            y=(0, max(highest) * 1.06 or 1.0),
+            y=(0, ticks[-1]),
         )
         panel.title(words)
         panel.frame()
-        panel.ticks_y(*round_ticks(0, max(highest) * 1.06 or 1.0, 3))
+        panel.ticks_y(ticks, labels)
         panel.ticks_x(*layer_ticks(low, high) if row == 2 else layer_ticks(low, high)[:1])
         if table[column].isna().all():
             panel.not_measured("undefined at every layer")
         for place, part in enumerate(parts):
             _line(panel, part, column, place, len(parts))
     panel.named("layer: in is what goes into the first, out what the head reads")
-    for place, label in enumerate(labels):
+    for place, label in enumerate(whens):
         top = 0.6 + 0.26 * place
         canvas.add(
             Line2D(
@@ -82,7 +86,7 @@ def draw_layers(scene: Scene) -> Iterator[Picture]:
         canvas.write(8.05, top + 0.045, shown(label, 13), va="baseline")
     view = _view(scene, names)
     title = f"Where in the network the residual arises, {view}"
-    alt = _alt(parts[-1], labels[-1], view)
+    alt = _alt(parts[-1], whens[-1], view)
     yield Picture(
         id="layers",
         section="Where the residual arises",
@@ -95,7 +99,7 @@ def draw_layers(scene: Scene) -> Iterator[Picture]:
             f"adapter's own update in that layer. View {view}: {_sample(table)} a checkpoint, "
             "means over prompts; bands are 95% limits over prompts, of the residual alone. A "
             "layer's residual is what all layers up to it have moved, carried on by the base, so "
-            "where the curve climbs it arises."
+            f"where the curve climbs it arises.{left_out_words(infinite)}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),
@@ -123,7 +127,7 @@ def _line(panel: Panel, part: pd.DataFrame, column: str, place: int, n: int) -> 
     colour = _colour(place, n)
     if column == "residual_mean":
         low, high = (part[f"residual_{end}"].to_numpy(float) for end in ("low", "high"))
-        panel.ribbon(x, low.clip(0), high, fc=colour, alpha=0.22)
+        panel.ribbon(x, low.clip(0), high, f"band {place}", fc=colour, alpha=0.22)
     panel.line(
         x,
         y,

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from arca_diag.report.charts.canvas import Canvas, Panel
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS
-from arca_diag.report.charts.scene import Credit, Last, Scene, places, views
+from arca_diag.report.charts.scene import Credit, Last, Scene, left_out, places, views
 from arca_diag.report.numbers import percent, percent_with_limits
 from arca_diag.report.picture import Picture
 from arca_diag.signals import SIGNAL_NAMES
@@ -53,9 +53,9 @@ def draw_lorenz(scene: Scene) -> Iterator[Picture]:
         return
     canvas = Canvas(3.3)
     for column, last in enumerate(lasts):
-        left = 0.48 + 2.62 * column
+        left = 0.48 + 2.45 * column
         canvas.write(left, 0.05, last.heading, weight="bold")
-        panel = Panel(canvas, left, 0.3, 2.2, 2.5)
+        panel = Panel(canvas, left, 0.3, 2.05, 2.5)
         panel.frame()
         panel.line([0, 1], [0, 1], color=INK, alpha=FAINT, lw=0.8, ls=":")
         for place, (signal, curve) in enumerate(curves[last.view].items()):
@@ -86,6 +86,7 @@ def draw_lorenz(scene: Scene) -> Iterator[Picture]:
             f"{places(lasts)}. The dotted diagonal is even credit; the nearer to the upper left "
             "corner, the fewer tokens hold the credit. Beside it, the share of tokens that hold "
             "90% of it with 95% limits over prompts, of the same completions."
+            f"{left_out(lasts)}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),
@@ -94,7 +95,7 @@ def draw_lorenz(scene: Scene) -> Iterator[Picture]:
 
 def _table(canvas: Canvas, scene: Scene, lasts: list[Last]) -> None:
     """Signals as a key, each with how few tokens hold 90%."""
-    left = 0.3 + 2.62 * len(lasts)
+    left = 0.25 + 2.45 * len(lasts)
     width = (8.95 - left - 1.45) / len(lasts)
     canvas.write(left + 0.05, 0.2, "tokens that hold 90% of credit")
     for column, last in enumerate(lasts):

@@ -1,5 +1,6 @@
 """Where in a completion the credit lies: its first token, its last, and tenths of the way."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -27,6 +28,12 @@ def lifts(scene: Scene, last: Last, signal: str) -> tuple[np.ndarray, np.ndarray
     return out[0], out[1], out[2]
 
 
+def square_ticks(most: float) -> list[int]:
+    """At most five squares for a scale of square roots: 0, 1, and up to one at or above `most`."""
+    top = next(n for n in itertools.count(2) if n * n >= most)
+    return [0, 1, *sorted({max(2, round(top * part)) ** 2 for part in (0.5, 0.75, 1)})]
+
+
 def draw_positions(scene: Scene) -> Iterator[Picture]:
     """`positions`: a panel a signal, a line a view, on one scale."""
     found = {(one.view, s): lifts(scene, one, s) for one in scene.lasts for s in SIGNAL_NAMES}
@@ -38,9 +45,8 @@ def draw_positions(scene: Scene) -> Iterator[Picture]:
     if not lasts:
         return
     most = max(float(np.nanmax(v, initial=1.0)) for v, _, _ in found.values())
-    top_value = np.sqrt(most) * 1.08
-    ticks = [v for v in (0, 1, 4, 9, 16, 36, 64, 100, 225, 400, 900) if np.sqrt(v) <= top_value]
-    keep = ticks if len(ticks) <= 5 else [v for v in ticks if v in (0, 1, *ticks[-1:3:-2])]
+    keep = square_ticks(most)
+    top_value = float(np.sqrt(keep[-1]))
     canvas = Canvas(3.8)
     n = len(POSITIONS)
     for row, column, signal in signal_places():
@@ -104,7 +110,7 @@ def _line(
     x = np.arange(len(value)) + 0.18 * (place - (n_views - 1) / 2)
     low, high = (np.sqrt(end.clip(0, top**2)) for end in (low, high))
     sign = SIGNS[signal]
-    panel.upright(x, low, high, ec=sign.colour, lw=0.8, alpha=0.7)
+    panel.limits(x, low, high, 3.5, f"limits {view} {signal}", ec=sign.colour, lw=0.8, alpha=0.7)
     panel.line(
         x,
         np.sqrt(value),

@@ -5,24 +5,28 @@ from collections.abc import Iterator
 import numpy as np
 
 from arca_diag.report.charts.canvas import Canvas, Panel
+from arca_diag.report.charts.finite import finite, left_out_words, n_infinite
 from arca_diag.report.charts.ink import BAND, INK, SIGNS
 from arca_diag.report.charts.scene import Last, Scene, of_signals, places, values, views
+from arca_diag.report.charts.text import capital
 from arca_diag.report.numbers import unit_share
 from arca_diag.report.picture import Picture
+from arca_diag.report.words import EFFN, GINI
 from arca_diag.results import Measurement, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import Cuts
 
 #: Completions of a signal that are drawn in a panel; of more, every so many.
 POINTS = 100
+_FIGURES = ("gini_corrected", "effn_corrected")
 
 
 def points(last: Last, signal: str) -> tuple[np.ndarray, np.ndarray, int]:
     """G^ and e^ of completions that have both, evenly thinned, and of how many they are."""
-    rows = last.rows[last.rows["signal"] == signal]
+    rows = finite(last.rows[last.rows["signal"] == signal])
     rows = rows[rows["gini_corrected"].notna() & rows["effn_corrected"].notna()]
     some = rows.iloc[:: max(1, -(-len(rows) // POINTS))]
-    gini, effn = (some[f"{n}_corrected"].to_numpy(float) for n in ("gini", "effn"))
+    gini, effn = (some[name].to_numpy(float) for name in _FIGURES)
     return gini, effn, len(rows)
 
 
@@ -62,12 +66,14 @@ def draw_regime_map(scene: Scene) -> Iterator[Picture]:
         title=title,
         view=views(lasts),
         caption=(
-            f"Corrected Gini (G^) against corrected effective tokens (e^), a point a completion "
+            f"{capital(GINI)} against {EFFN}, a point a completion "
             f"and signal. {places(lasts)}. Sharpening {scene.sharpening:g}. "
-            f"{_thinned(found)}A large mark is the mean over prompts with its 95% limits. In a "
-            "shaded corner both figures are past their cuts: faint is leaning, strong is sparse or "
-            "uniform; everywhere else is the middle. Top left is even credit, bottom right credit "
-            "on one token. A regime is what surely more than half of the completions have."
+            f"{_thinned(found)}A large mark is the mean over prompts with its 95% limits, cut at 0 "
+            "and 1. In a shaded corner both figures are past their cuts: faint is leaning, strong "
+            "is sparse or uniform; everywhere else is the middle. Top left is even credit, "
+            "bottom right credit on one token. A regime is what surely more than half of "
+            "the completions have."
+            f"{left_out_words(sum(n_infinite(one.rows, _FIGURES) for one in lasts))}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),
@@ -98,26 +104,28 @@ def _panel(
             alpha=0.5,
         )
     for signal, (gini_mean, effn_mean) in means(scene, last).items():
+        of = f"mean {last.view} {signal}"
         (x, left, right), (y, low, high) = values([gini_mean]), values([effn_mean])
         sign = SIGNS[signal]
-        panel.level(y, left.clip(0, 1), right.clip(0, 1), ec=sign.colour, lw=1.4)
-        panel.upright(x, low.clip(0, 1), high.clip(0, 1), ec=sign.colour, lw=1.4)
-        panel.marks(x, y, color=sign.colour, marker=sign.marker, ms=9, mew=0.8, mec=INK)
+        panel.limits_level(
+            y, left.clip(0, 1), right.clip(0, 1), 9, f"{of} G", ec=sign.colour, lw=1.4
+        )
+        panel.limits(x, low.clip(0, 1), high.clip(0, 1), 9, f"{of} e", ec=sign.colour, lw=1.4)
+        panel.marks(
+            x, y, f"{of} mark", color=sign.colour, marker=sign.marker, ms=9, mew=0.8, mec=INK
+        )
     panel.frame()
     for ticks in (panel.ticks_x, panel.ticks_y):
         ticks((0, 0.25, 0.5, 0.75, 1), ("0", ".25", ".5", ".75", "1"))
-    panel.named("G^, corrected Gini")
-    panel.named_left("e^, corrected effective tokens")
+    panel.named(GINI)
+    panel.named_left(EFFN)
 
 
 def means(scene: Scene, last: Last) -> dict[str, tuple[Measurement, Measurement]]:
     """G^ and e^ of each signal, means over prompts, where both are known."""
     out = {}
     for signal in SIGNAL_NAMES:
-        gini, effn = (
-            scene.figure(f"{name}_corrected", last.view, last.label, signal)
-            for name in ("gini", "effn")
-        )
+        gini, effn = (scene.figure(name, last.view, last.label, signal) for name in _FIGURES)
         if gini and effn and gini.value is not None and effn.value is not None:
             out[signal] = (gini, effn)
     return out

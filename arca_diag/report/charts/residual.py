@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from arca_diag.report.charts.canvas import Canvas, Panel
+from arca_diag.report.charts.finite import left_out_words, n_infinite
 from arca_diag.report.charts.ink import SEQUENTIAL
 from arca_diag.report.charts.scene import Last, Scene, places
 from arca_diag.report.charts.text import signed, tick
@@ -154,7 +155,7 @@ def _picture(
         if row == 1:
             panel.named("residual, hidden units")
         if column == 0:
-            panel.named_left(f"signal, {units[signal]}", 36)
+            panel.named_left(f"signal, {units[signal]}", 45)
     _key(canvas, edges)
     title = f"Signals against the adapter residual, {last.view}"
     alt = _alt(scene, last)
@@ -170,6 +171,7 @@ def _picture(
             "the rank agreement (\N{GREEK SMALL LETTER RHO}, Spearman's within a completion, "
             "mean over prompts with 95% limits) and its null, the same over rotations of one side: "
             "agreement is what is beyond that."
+            f"{left_out_words(n_infinite(last.tokens, SIGNAL_NAMES))}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),
@@ -191,14 +193,12 @@ def _cells(panel: Panel, counts: np.ndarray, edges: list[int], signal: str) -> N
 def _key(canvas: Canvas, edges: list[int]) -> None:
     """What the colours stand for."""
     top = 5.3
-    canvas.write(0.72, top, "tokens in a cell", va="center")
-    panel = Panel(canvas, 1.95, top - 0.08, 6.6, 0.16, x=(0, 6.6))
+    canvas.write(0.72, top, "tokens in a cell, from", va="center")
+    panel = Panel(canvas, 2.3, top - 0.08, 6.6, 0.16, x=(0, 6.6))
     for place, edge in enumerate(edges):
         shade = SEQUENTIAL(place / max(1, len(edges) - 1))
         panel.boxes(0.9 * place, 0.9 * place + 0.22, 0, 1, fc=shade)
-        upper = edges[place + 1] - 1 if place + 1 < len(edges) else None
-        words = f"{edge}" if upper == edge else f"{edge}-{upper}" if upper else f"{edge} or more"
-        panel.write(0.9 * place + 0.27, 0.5, words)
+        panel.write(0.9 * place + 0.27, 0.5, f"{edge:,}")
 
 
 def agreement_words(m: Measurement | None, null: Measurement | None) -> str:

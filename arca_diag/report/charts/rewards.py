@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from arca_diag.report.charts.canvas import Canvas, Panel, round_ticks
+from arca_diag.report.charts.canvas import Canvas, Panel, covering
 from arca_diag.report.charts.grid import FILLS, view_key
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS
 from arca_diag.report.charts.scene import MEMBERS, Label, Last, Scene, places, values, views
 from arca_diag.report.charts.text import signed, step_name
 from arca_diag.report.numbers import percent, percent_with_limits
 from arca_diag.report.picture import Picture
+from arca_diag.report.words import GINI
 from arca_diag.results import Measurement, View
 from arca_diag.signals import SIGNAL_NAMES
 
@@ -87,7 +88,7 @@ def _picture(
         some = _some(list(rows)) if view == "on-policy" else list(rows)[-1:]
         top = _bars(canvas, top, scene, view, {label: rows[label] for label in some}) + 0.28
     _bars_key(canvas, 3.62)
-    canvas.write(4.35, 0.05, "Reward gap: G^ of good less bad completions", weight="bold")
+    canvas.write(4.35, 0.05, f"Reward gap: {GINI}, good less bad", weight="bold")
     _gaps(canvas, lasts, gaps)
     title = f"Groups without spread, and credit of good and bad completions, {views(lasts)}"
     alt = _alt(lasts, bars, gaps)
@@ -160,12 +161,14 @@ def _gaps(
     known = [m for m in gaps.values() if m is not None and m.value is not None]
     _, low, high = values(known)
     ends = np.abs([m.value for m in known] + [e for e in (*low, *high) if not np.isnan(e)])
-    most = min(1.0, float(max(ends, default=0.0)) * 1.08) or 0.1
+    most = min(1.0, float(max(ends, default=0.0))) or 0.1
+    ticks, labels = covering(-most, most, 4)
+    most = ticks[-1]
     n = len(SIGNAL_NAMES)
     panel = Panel(canvas, 5.75, 0.4, 1.75, 0.41 * n, x=(-most, most), y=(n, 0))
     panel.upright(0, 0, n, alpha=FAINT, ls=":")
     panel.frame(left=False)
-    panel.ticks_x(*round_ticks(-most, most, 4))
+    panel.ticks_x(ticks, labels)
     for row, signal in enumerate(SIGNAL_NAMES):
         sign = SIGNS[signal]
         canvas.sign(4.45, 0.4 + 0.41 * (row + 0.5), signal)
@@ -176,7 +179,10 @@ def _gaps(
                 panel.write(most, y, "n/a", dx=5, alpha=0.7)
                 continue
             _, low, high = values([m])
-            panel.level(y, low.clip(-most, most), high.clip(-most, most), ec=sign.colour, lw=1.2)
+            low, high = low.clip(-most, most), high.clip(-most, most)
+            panel.limits_level(
+                y, low, high, 5, f"limits {last.view} {signal}", ec=sign.colour, lw=1.2
+            )
             panel.marks(
                 [m.value],
                 [y],

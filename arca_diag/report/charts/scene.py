@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from arca_diag.diagnostics.agnosticism import Layout
+from arca_diag.report.charts.finite import left_out_words, n_infinite
 from arca_diag.report.charts.text import shown
 from arca_diag.report.words import at, count, safe
 from arca_diag.results import Measurement, Report, View
@@ -65,6 +66,11 @@ class Last:
         )
 
     @cached_property
+    def n_infinite(self) -> int:
+        """On how many tokens a credit is infinite: their completions are not drawn under it."""
+        return n_infinite(self.tokens, [f"w_{name}" for name in SIGNAL_NAMES])
+
+    @cached_property
     def _completions(self) -> tuple[np.ndarray, np.ndarray]:
         """Of each token its completion, from 0; of each completion its prompt, from 0."""
         codes, names = pd.factorize(self.tokens["rollout_id"])
@@ -72,10 +78,10 @@ class Last:
         return codes, prompts
 
     def credit(self, signal: str) -> "Credit":
-        """The credit by one signal, of the completions that have it."""
+        """The credit by one signal, of the completions that have it on all of their tokens."""
         weights = self.tokens[f"w_{signal}"].to_numpy(float)
-        known = ~np.isnan(weights)
         codes, prompts = self._completions
+        known = ~np.isnan(weights) & ~np.isin(codes, codes[np.isinf(weights)])
         used, completion = np.unique(codes[known], return_inverse=True)
         prompt = np.unique(prompts[used], return_inverse=True)[1]
         layout = Layout(completion=completion, prompt=prompt)
@@ -215,6 +221,11 @@ def views(lasts: Sequence[Last]) -> str:
 def places(lasts: Sequence[Last]) -> str:
     """Of what a picture is: `on-policy at step 60 (8 prompts, ...)`."""
     return "; ".join(f"{one.where}: {one.sample}" for one in lasts)
+
+
+def left_out(lasts: Sequence[Last]) -> str:
+    """How much of the credit of these is infinite, for the end of a caption; mostly nothing."""
+    return left_out_words(sum(last.n_infinite for last in lasts))
 
 
 def values(found: Sequence[Measurement]) -> Any:

@@ -33,6 +33,11 @@ def listed(parts: list[str]) -> str:
     return " and ".join(([", ".join(parts[:-1])] if parts[:-1] else []) + parts[-1:])
 
 
+def capital(text: str) -> str:
+    """The text as the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 def signed(value: float | None) -> str:
     """A figure between -1 and 1 in two decimals without the leading zero: `-.03`."""
     if value is None:

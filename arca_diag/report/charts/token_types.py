@@ -11,9 +11,9 @@ from arca_diag.diagnostics.uncertainty import Estimate, cluster_mean
 from arca_diag.report.charts.canvas import Canvas, Panel
 from arca_diag.report.charts.classes import short
 from arca_diag.report.charts.ink import FAINT, INK, SEQUENTIAL, on
-from arca_diag.report.charts.scene import Last, Scene, places
+from arca_diag.report.charts.scene import Last, Scene, left_out, places
 from arca_diag.report.charts.text import shown
-from arca_diag.report.numbers import percent, percent_with_limits
+from arca_diag.report.numbers import percent
 from arca_diag.report.picture import Picture
 from arca_diag.signals import SIGNAL_NAMES
 
@@ -99,7 +99,8 @@ def _picture(scene: Scene, last: Last, types: list[tuple[int, str]]) -> Picture:
         for row, one in enumerate(found[signal]):
             _cell(panel, row, column, one)
     for row, (_, text) in enumerate(types):
-        panel.write(0, row + 0.5, shown(text), dx=-5, ha="right", family="monospace", size=8.5)
+        name = shown(blanks_seen(text))
+        panel.write(0, row + 0.5, name, dx=-5, ha="right", family="monospace", size=8.5)
     title = f"The most credited token types, {last.view}"
     alt = _alt(last, types, found)
     return Picture(
@@ -109,12 +110,13 @@ def _picture(scene: Scene, last: Last, types: list[tuple[int, str]]) -> Picture:
         view=last.view,
         caption=(
             f"The {len(types)} token types that hold the most credit, mean over the signals, as "
-            "the tokenizer writes them (mostly \u0120 and \u2581 are a space, \u010a ends a line) "
-            f"at sharpening {scene.sharpening:g}. {places([last])}. In "
-            "each cell the share of a completion's credit that the type holds with 95% limits "
-            "over prompts, and the lift: how many times its share of the tokens, of the "
-            "completions that have one. The brighter a cell, the larger the share. What cannot "
-            "be seen is escaped, and long tokens are cut."
+            "the tokenizer writes them (\u0120, \u2581 and \u2423 mostly stand for a space, \u010a "
+            f"ends a line) at sharpening {scene.sharpening:g}. {places([last])}. In "
+            "each cell the share of a completion's credit that the type holds, the lift: how many "
+            "times its share of the tokens, of the completions that have one; and below, 95% "
+            "limits of the share over prompts, cut at 0 and 100%. The brighter a cell, "
+            "the larger the share. What cannot "
+            f"be seen is escaped, and long tokens are cut.{left_out([last])}"
         ),
         alt=alt,
         svg=canvas.svg(title, alt),
@@ -132,10 +134,22 @@ def _cell(panel: Panel, row: int, column: int, one: TypeCredit | None) -> None:
     how: dict[str, Any] = {"ha": "center", "color": on(shade), "size": 8.5}
     share = one.share
     known = not np.isnan(share.low)
-    limits = (share.low, share.high) if known else (None, None)
-    panel.write(column + 0.5, row + 0.29, percent_with_limits(share.value, *limits), **how)
     lift = "n/a" if np.isnan(one.lift.value) else short(one.lift.value)
-    panel.write(column + 0.5, row + 0.73, f"\N{MULTIPLICATION SIGN}{lift}", **how)
+    above = f"{percent(share.value)} \N{MULTIPLICATION SIGN}{lift}"
+    panel.write(column + 0.5, row + (0.29 if known else 0.5), above, **how)
+    if known:
+        panel.write(column + 0.5, row + 0.73, limit_words(share.low, share.high), **how)
+
+
+def blanks_seen(text: str) -> str:
+    """A token with a sign for its spaces where it is made of nothing else."""
+    return text if text.strip(" ") else text.replace(" ", "\N{OPEN BOX}")
+
+
+def limit_words(low: float, high: float) -> str:
+    """Limits of a share in percent; no share lies beyond 0 and 100: `(0 to 12)`."""
+    low, high = (100 * float(np.clip(end, 0, 1)) for end in (low, high))
+    return f"({low:.0f} to {high:.0f})"
 
 
 def _alt(
@@ -146,5 +160,5 @@ def _alt(
         known = [(one.share.value, -row) for row, one in enumerate(ones) if one is not None]
         if known:
             value, row = max(known)
-            told.append(f"{signal} {shown(types[-row][1])} with {percent(value)}")
+            told.append(f"{signal} {shown(blanks_seen(types[-row][1]))} with {percent(value)}")
     return f"The token type that holds most of the credit, {last.where}: {', '.join(told)}."

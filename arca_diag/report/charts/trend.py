@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from arca_diag.report.charts.canvas import Canvas, Panel, padded, round_ticks, spaced
+from arca_diag.report.charts.canvas import Canvas, Panel, covering, spaced
+from arca_diag.report.charts.finite import left_out_words, n_infinite
 from arca_diag.report.charts.ink import FAINT, INK, SIGNS
 from arca_diag.report.charts.scene import Label, Scene, values
-from arca_diag.report.charts.text import listed, signed, step_name, tick
+from arca_diag.report.charts.text import capital, listed, signed, step_name, tick
 from arca_diag.report.numbers import unit_share
 from arca_diag.report.picture import Picture
-from arca_diag.report.words import VIEW_MEANS, at, safe
+from arca_diag.report.words import EFFN, GINI, VIEW_MEANS, at, safe
 from arca_diag.results import Measurement, Onset, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import Cuts
@@ -35,10 +36,10 @@ LOGGED = {
 POINTS = 200
 
 _COLUMNS = (
-    ("gini_corrected", "G^, corrected Gini: 1 is one token"),
-    ("effn_corrected", "e^, corrected effective tokens: 1 is even"),
+    ("gini_corrected", f"{GINI}: 1 is one token"),
+    ("effn_corrected", f"{EFFN}: 1 is even"),
 )
-_LEFT, _PANEL, _STRIDE, _TOP = 1.62, 2.5, 3.78, 0.52
+_LEFT, _PANEL, _STRIDE, _TOP = 1.6, 2.28, 3.77, 0.52
 _ROW, _GAP, _LOG_ROW, _LOG_GAP = 0.6, 0.17, 0.55, 0.3
 
 
@@ -181,7 +182,9 @@ def _concentration(
     where = dict(zip(steps.labels, steps.places, strict=True))
     x = np.array([where[m.checkpoint] for m in found])
     colour, marker = SIGNS[signal].colour, SIGNS[signal].marker
-    panel.upright(x, low.clip(0, 1), high.clip(0, 1), ec=colour, lw=1)
+    panel.limits(
+        x, low.clip(0, 1), high.clip(0, 1), 3.5, f"limits {name} {signal}", ec=colour, lw=1
+    )
     panel.line(x, value, f"{name} {signal}", color=colour, marker=marker, ms=3.5)
     ends = ("sparse", "uniform") if name.startswith("gini") else ("uniform", "sparse")
     beside = {"dx": 4, "x": steps.high}
@@ -244,6 +247,8 @@ def _log_panels(
     for place, (name, (x, y, _)) in enumerate(curves.items()):
         row, column = divmod(place, 2)
         low, high = (0.0, 1.0) if name == "truncation" else (float(y.min()), float(y.max()))
+        ticks, labels = covering(low, high, 2)
+        ends = ticks[0], ticks[-1]
         panel = Panel(
             canvas,
             _LEFT + column * _STRIDE,
@@ -251,22 +256,16 @@ def _log_panels(
             _PANEL,
             _LOG_ROW,
             x=(steps.low, steps.high),
-            y=padded(low, high),
+            y=ends,
         )
         panel.title(f"{name}{LOGGED[name]}")
         panel.frame()
         for onset in onsets.values():
             if onset.by is not None:
-                panel.upright(
-                    onset.by,
-                    *padded(low, high),
-                    ec=SIGNS[onset.signal].colour,
-                    lw=1,
-                    ls=(0, (4, 2)),
-                )
+                panel.upright(onset.by, *ends, ec=SIGNS[onset.signal].colour, lw=1, ls=(0, (4, 2)))
         marked = {"marker": "o", "ms": 2.5} if len(x) < 12 else {}
         panel.line(x, y, f"log {name.replace(' ', '-')}", color=INK, lw=1, **marked)
-        panel.ticks_y(*round_ticks(*padded(low, high), 2))
+        panel.ticks_y(ticks, labels)
         lowest = place >= len(curves) - 2
         _step_ticks(panel, steps, written=lowest)
         if lowest:
@@ -276,7 +275,7 @@ def _log_panels(
 def _with_limits(m: Measurement) -> str:
     if m.low is None or m.high is None:
         return unit_share(m.value)
-    return f"{unit_share(m.value)} ({signed(m.low)}-{signed(m.high)})"
+    return f"{unit_share(m.value)} ({signed(m.low)} to {signed(m.high)})"
 
 
 def _caption(
@@ -293,10 +292,12 @@ def _caption(
         for key in ("n_clusters", "n_completions", "n_tokens")
     )
     parts = [
-        f"Credit of every signal at sharpening {scene.sharpening:g} in the view {view} "
+        f"{capital(GINI)} and {EFFN} of the credit of every signal at sharpening "
+        f"{scene.sharpening:g} in the view {view} "
         f"({VIEW_MEANS[view]}), at {len(steps.labels)} checkpoints: {prompts} prompts, "
         f"{completions} completions and {tokens} tokens each. Points are means over prompts, "
-        "upright lines their 95% limits over prompts; beside each panel stand the last "
+        "upright lines with ends their 95% limits over prompts, cut at 0 and 1; beside each panel "
+        "stand the last "
         "checkpoint's. Faint bands are the leaning regimes, strong ones sparse and uniform, and "
         "the middle has none; they are the cuts of one completion, a regime is what most "
         "completions have."
@@ -320,7 +321,8 @@ def _caption(
         parts.append("The log is left out: not every checkpoint has a step to place it by.")
     else:
         parts.append("The result holds nothing that the run logged.")
-    return " ".join(parts)
+    drawn = scene.frames.log[scene.frames.log["name"].isin(LOGGED)]
+    return " ".join(parts) + left_out_words(n_infinite(drawn, ["value"]))
 
 
 def _range(numbers: Sequence[int]) -> str:

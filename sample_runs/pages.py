@@ -11,7 +11,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from arca_diag import rendering, store
+from arca_diag import rendering, saved, store
 
 SAMPLES = Path(__file__).parent
 #: Sample with pictures -> part of its page, as CSS selects it -> name of its picture.
@@ -24,7 +24,7 @@ def main(results: list[str]) -> None:
         found = store.look(folder)
         if found is None or found.report is None:
             sys.exit(f"{folder} holds no finished result")
-        pages = rendering.pages(found.report, store.read_tables(folder, found.report))
+        pages = rendering.pages(found.report, saved.read_tables(folder, found.report))
         out = SAMPLES / found.report.run.name / "report"
         out.mkdir(exist_ok=True)
         (out / rendering.HTML).write_bytes(pages.html())

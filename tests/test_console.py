@@ -196,7 +196,7 @@ def test_long_names_of_checkpoints_leave_the_signals_their_names():
     ]
     text = shown(one.model_copy(update={"measurements": figures}))
     assert "relative_residual" in text
-    assert "int-folder-60" in text
+    assert "nt-folder-60" in text
     assert all(len(line) <= 80 for line in text.splitlines())
 
 

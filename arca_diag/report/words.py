@@ -56,7 +56,7 @@ def at(checkpoint: int | str) -> str:
 def head(checkpoint: int | str) -> str:
     """A checkpoint at the head of a column: of a long name the end, by which names differ."""
     name = safe(at(checkpoint))
-    return name if len(name) <= _HEAD else "…" + name[1 - _HEAD :]
+    return name if len(name) <= _HEAD else ".." + name[2 - _HEAD :]
 
 
 def places(names: Sequence[int | str], noun: str = "checkpoints") -> str:

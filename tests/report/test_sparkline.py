@@ -112,9 +112,14 @@ class TestInTheTable:
 
     def test_long_names_leave_no_room_and_that_is_all(self) -> None:
         names = {f"a-checkpoint-with-a-long-name-{n}": 0.5 for n in range(5)}
-        lines = shown(trended(names))
+        lines = shown(trended(names), 60)
         assert not any("trend" in line for line in lines)
         assert any("2 of 5 checkpoints shown" in line for line in lines)
+
+    def test_of_long_names_the_ends_stand_beside_the_trend(self) -> None:
+        names = {f"a-checkpoint-with-a-long-name-{n}": 0.5 for n in range(5)}
+        (head,) = (line for line in shown(trended(names)) if "trend" in line and "e^" in line)
+        assert head.split()[-4:] == ["..-long-name-0", "..-long-name-2", "..-long-name-4", "trend"]
 
 
 class TestWidth:

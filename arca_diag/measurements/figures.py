@@ -86,7 +86,7 @@ def figure(
         place,
         name,
         estimate(values, rows["cluster"].to_numpy(object)),
-        rows[~np.isnan(values)],
+        rows.loc[~np.isnan(values), ["group_id", "n_tokens"]],
         reason=reason or why_undefined(place.view, rows),
         signal=signal,
         sharpening=sharpening,

@@ -300,8 +300,12 @@ class AdaptedModel:
         if self.peft is None:
             raise ValueError("no adapter is resident")
         if name is None:
-            with self.peft.disable_adapter():
+            # What PEFT's disable_adapter() does, without its status of every module each time.
+            self.peft.base_model.disable_adapter_layers()
+            try:
                 yield
+            finally:
+                self.peft.base_model.enable_adapter_layers()
             return
         self.peft.set_adapter(self._labels[name])
         trained = self._biases[name]

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -168,20 +169,25 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], bool]] = {
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_an_architecture_that_cannot_share_is_found_out(name: str) -> None:
+def test_an_architecture_that_cannot_share_is_found_out(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     family, fields, expected = ARCHITECTURES[name]
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **fields)).eval()
     model = AdaptedModel(base)
-    model.peft = _NoAdapter()  # type: ignore[assignment]
+    monkeypatch.setattr(model, "peft", SimpleNamespace(base_model=_NoAdapter()))
     assert can_share(model, 30) is expected
 
 
 class _NoAdapter:
     """What `using(None)` needs."""
 
-    def disable_adapter(self) -> Any:
-        return torch.inference_mode()
+    def disable_adapter_layers(self) -> None:
+        """There is none to disable."""
+
+    def enable_adapter_layers(self) -> None:
+        """There is none to enable."""
 
 
 def test_where_sharing_is_impossible_or_unwanted_every_completion_runs_alone(

@@ -82,11 +82,14 @@ def figure(
         reason: Why there is none, if no value is defined; else the usual reasons.
         estimate: Mean and interval, of values and prompts.
     """
+    defined = ~np.isnan(values)
+    # What is counted alone: of thousands of figures, copies of every column take a while.
+    counted = {key: rows[key].to_numpy()[defined] for key in ("group_id", "n_tokens")}
     return measurement(
         place,
         name,
         estimate(values, rows["cluster"].to_numpy(object)),
-        rows.loc[~np.isnan(values), ["group_id", "n_tokens"]],
+        pd.DataFrame(counted),
         reason=reason or why_undefined(place.view, rows),
         signal=signal,
         sharpening=sharpening,

@@ -267,7 +267,8 @@ def test_short_answers_and_a_single_prompt_are_null_with_the_reason():
 
 def redacted(of: Evidence) -> Evidence:
     info = SimpleNamespace(fixed_set=[], model_copy=lambda update: None)
-    report: Any = SimpleNamespace(rollouts=info, model_copy=lambda update: None)
+    how = SimpleNamespace(options={}, model_copy=lambda update: None)
+    report: Any = SimpleNamespace(rollouts=info, provenance=how, model_copy=lambda update: None)
     frames = Tables(
         tokens=of.tokens,
         trajectories=of.trajectories,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from arca_diag.report.absent import not_drawn
 from arca_diag.report.card import run_card
 from arca_diag.report.document import (
     Block,
@@ -60,7 +61,7 @@ def report_document(report: Report, pictures: Sequence[Picture]) -> Document:
             *_picture_sections(pictures),
             _figures(report),
             _fidelity(report),
-            _skipped(report),
+            _skipped(report, not_drawn(report, pictures)),
             method_section(report),
             reproduce_section(report),
         ),
@@ -272,7 +273,8 @@ def _fidelity(report: Report) -> Section:
     return Section(id="fidelity", title="Is the replay the run?", blocks=blocks, folded=True)
 
 
-def _skipped(report: Report) -> Section:
+def _skipped(report: Report, absent: Sequence[tuple[str, str]]) -> Section:
+    """What could not be asked, and which pictures could not be drawn."""
     rows: dict[tuple[str, str], list[str]] = {}
     for s in report.skipped:
         where = [at(s.checkpoint)] if s.checkpoint is not None else []
@@ -283,8 +285,11 @@ def _skipped(report: Report) -> Section:
         head=("what", "why not", "where"),
         rows=tuple((of, why, _some(places)) for (of, why), places in rows.items()),
     )
-    blocks: tuple[Block, ...] = (table,) if rows else (Paragraph(text="Everything was judged."),)
-    return Section(id="not-judged", title="Not judged", blocks=blocks, folded=True)
+    blocks: list[Block] = [table] if rows else [Paragraph(text="Everything was judged.")]
+    if absent:
+        pictures = "Pictures that there are none of"
+        blocks.append(Table(title=pictures, head=("of what", "why"), rows=tuple(absent)))
+    return Section(id="not-judged", title="Not judged", blocks=tuple(blocks), folded=True)
 
 
 def _some(places: Sequence[str], most: int = 6) -> str:

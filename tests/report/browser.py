@@ -95,5 +95,5 @@ def artefacts(own: Path) -> Path:
     """The folder for pictures; where it is, is said."""
     folder = Path(os.environ.get(ARTEFACTS) or own)
     folder.mkdir(parents=True, exist_ok=True)
-    sys.__stdout__.write(f"\npictures of the page: {folder}\n")  # type: ignore[union-attr]
+    print(f"\npictures of the page: {folder}", file=sys.__stdout__)
     return folder

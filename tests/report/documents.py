@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pypdf
 import pytest
@@ -58,8 +59,8 @@ def picture(name: str = "trend") -> Picture:
     )
 
 
-def found(message: str = "one token in 7 has the credit", **given: object) -> Found:
-    fields: dict[str, object] = {
+def found(message: str = "one token in 7 has the credit", **given: Any) -> Found:
+    fields: dict[str, Any] = {
         "id": "credit-sparse",
         "level": "warn",
         "where": "surprisal, step 30",
@@ -69,7 +70,7 @@ def found(message: str = "one token in 7 has the credit", **given: object) -> Fo
         "evidence": (("effn_ratio", "0.151"), ("n_prompts", "12")),
         "source": "a paper",
     }
-    return Found(**{**fields, **given})  # type: ignore[arg-type]
+    return Found(**{**fields, **given})
 
 
 def figures(rows: int = 3) -> Table:
@@ -86,9 +87,9 @@ def figures(rows: int = 3) -> Table:
     )
 
 
-def document(*sections: Section, **given: object) -> Document:
+def document(*sections: Section, **given: Any) -> Document:
     """A document of these sections; without any, of one of each kind of block."""
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "title": "run-17",
         "level": "warn",
         "verdict": "1 warning",
@@ -98,7 +99,7 @@ def document(*sections: Section, **given: object) -> Document:
         "maker": "arca-diag 9.8.7",
         "marks": ("3 checkpoints", "400 completions"),
     }
-    return Document(**{**fields, **given})  # type: ignore[arg-type]
+    return Document(**{**fields, **given})
 
 
 def whole() -> tuple[Section, ...]:

@@ -6,7 +6,7 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from arca_diag.report.document import Command, Facts, Paragraph, Section, Table
+from arca_diag.report.document import Block, Command, Document, Facts, Paragraph, Section, Table
 from arca_diag.report.escaping import beginning, inline
 from arca_diag.report.markdown import COMMENT_BYTES, SUMMARY_BYTES, render_markdown
 from tests.golden_files import check_golden
@@ -49,8 +49,8 @@ def fences(text: str) -> list[str]:
     return [t.content for t in GITHUB.parse(text) if t.type == "fence"]
 
 
-def of(*blocks: object) -> str:
-    return render_markdown(document(Section(id="a", title="A", blocks=tuple(blocks))))  # type: ignore[arg-type]
+def of(*blocks: Block) -> str:
+    return render_markdown(document(Section(id="a", title="A", blocks=tuple(blocks))))
 
 
 def rows_of(text: str) -> list[list[str]]:
@@ -102,7 +102,7 @@ class TestContent:
 
 
 class TestSize:
-    def big(self, rows: int) -> object:
+    def big(self, rows: int) -> Document:
         sections = [
             Section(id=f"s{i}", title=f"Part {i}", blocks=(figures(rows),), folded=i > 3)
             for i in range(12)
@@ -110,12 +110,12 @@ class TestSize:
         return document(Section(id="findings", title="Found", blocks=(found(),)), *sections)
 
     def test_all_of_it_where_it_fits(self) -> None:
-        text = render_markdown(self.big(10))  # type: ignore[arg-type]
+        text = render_markdown(self.big(10))
         assert "Part 11" in text
         assert "Left out" not in text
 
     def test_a_comment_holds_as_much_as_fits_and_says_the_rest(self) -> None:
-        text = render_markdown(self.big(300))  # type: ignore[arg-type]
+        text = render_markdown(self.big(300))
         assert len(text.encode()) <= COMMENT_BYTES < 65_536
         kept = [i for i in range(12) if f"Part {i}</summary>" in text or f"### Part {i}\n" in text]
         assert kept == list(range(len(kept)))
@@ -125,7 +125,7 @@ class TestSize:
             range(len(kept), 12)
         )
         # One more would not have fitted.
-        one_more = len(render_markdown(self.big(300), most_bytes=10**9).encode()) / 12  # type: ignore[arg-type]
+        one_more = len(render_markdown(self.big(300), most_bytes=10**9).encode()) / 12
         assert len(text.encode()) + one_more > COMMENT_BYTES
 
     def test_what_is_small_is_kept_after_what_does_not_fit_which_is_named_once(self) -> None:
@@ -163,7 +163,7 @@ class TestSize:
         assert "- **● NOTE credit-sparse** (surprisal, step 30): short" in text
 
     def test_a_summary_holds_more(self) -> None:
-        text = render_markdown(self.big(300), most_bytes=SUMMARY_BYTES)  # type: ignore[arg-type]
+        text = render_markdown(self.big(300), most_bytes=SUMMARY_BYTES)
         assert "Part 11" in text
         assert COMMENT_BYTES < len(text.encode()) <= SUMMARY_BYTES < 2**20
 

@@ -4,6 +4,7 @@ import io
 import re
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pypdf
 import pytest
@@ -11,7 +12,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from arca_diag.errors import ArcaError
-from arca_diag.report.document import Paragraph, Section, Table
+from arca_diag.report.document import Block, Paragraph, Section, Table
 from arca_diag.report.heatmap import HeatMap, heat_map
 from arca_diag.report.pdf import render_pdf
 from tests.report.documents import (
@@ -30,15 +31,15 @@ from tests.report.planted import planted
 ONE = [["The", "Ġanswer", "Ġis", "Ċ", "7"], ["Ġno", "Ġidea", "!"], ["x", "=", "1", "."]]
 
 
-def heat(completions: list[list[str]] | None = None, **given: object) -> HeatMap:
-    found_ = heat_map(*planted(completions or ONE, **given))  # type: ignore[arg-type]
+def heat(completions: list[list[str]] | None = None, **given: Any) -> HeatMap:
+    found_ = heat_map(*planted(completions or ONE, **given))
     assert found_ is not None
     return found_
 
 
-def of(*blocks: object) -> bytes:
+def of(*blocks: Block) -> bytes:
     """A PDF of these blocks."""
-    return render_pdf(document(Section(id="a", title="A", blocks=tuple(blocks))), None)  # type: ignore[arg-type]
+    return render_pdf(document(Section(id="a", title="A", blocks=tuple(blocks))), None)
 
 
 def squeezed(text: str) -> str:
@@ -116,7 +117,7 @@ class TestContent:
 
 
 def _objects(reader: pypdf.PdfReader) -> list[object]:
-    size = int(reader.trailer["/Size"])  # type: ignore[arg-type]
+    size = cast(int, reader.trailer["/Size"])
     return [pypdf.generic.IndirectObject(i, 0, reader) for i in range(1, size)]
 
 

@@ -1,6 +1,7 @@
 """The tokens on paper: which completions, how strong each token is, and what is said beside."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,8 @@ from tests.report.planted import planted
 EVERYTHING = frozenset(range(0x20, 0xD800))
 
 
-def heat(completions: list[list[str | None]], **given: object) -> HeatMap:
-    found = heat_map(*planted(completions, **given))  # type: ignore[arg-type]
+def heat(completions: list[list[str | None]], **given: Any) -> HeatMap:
+    found = heat_map(*planted(completions, **given))
     assert found is not None
     return found
 

@@ -1,6 +1,7 @@
 """What a result says as a document: in order, whole, and with the figures of report.json."""
 
 import shlex
+from collections.abc import Sequence
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ from arca_diag.report.picture import Picture
 from arca_diag.report.reproduce import scan_command
 from arca_diag.report.summary import report_document
 from arca_diag.results import Fidelity, Report, Skipped
+from tests.report.drawn import ALL
 from tests.test_console import OPTIONS, made
 from tests.test_results import finding, measurement, report, verdict
 
@@ -142,7 +144,7 @@ def test_what_was_not_judged_is_listed_with_why() -> None:
         Skipped(id="credit-inherited", checkpoint=c, view="on-policy", signal="entropy", reason="x")
         for c in range(9)
     ]
-    (table,) = section(whole(skipped=skipped), "not-judged").blocks
+    table, *_ = section(whole(skipped=skipped), "not-judged").blocks
     assert isinstance(table, Table)
     assert table.rows[0][:2] == ("credit-inherited", "x")
     assert table.rows[0][2].count("on-policy, entropy") == 6
@@ -197,3 +199,38 @@ def test_the_run_card_is_the_consoles_and_more() -> None:
 def test_the_same_report_gives_the_same_document() -> None:
     assert report_document(whole(), []) == report_document(whole(), [])
     assert report_document(whole(), []) != report_document(whole(verdicts=[verdict()]), [])
+
+
+def absent(found: Report, pictures: Sequence[Picture]) -> dict[str, str]:
+    blocks = next(
+        s for s in report_document(found, pictures).sections if s.id == "not-judged"
+    ).blocks
+    tables = [b for b in blocks if isinstance(b, Table) and b.title.startswith("Pictures")]
+    return {what: why for table in tables for what, why in table.rows}
+
+
+def test_a_picture_that_there_is_none_of_is_said_with_the_reason() -> None:
+    heading = "a heading"
+    all_of_them = [picture(name, heading) for name in ALL]
+    assert absent(whole(), all_of_them) == {}
+    fewer = [p for p in all_of_them if p.id not in ("layers", "types", "trend-on-policy")]
+    older = whole(files={"report.json": None})
+    assert absent(older, fewer) == {
+        "most credited token types": "no token's text is known",
+        "where the residual arises": "this result has no layers.parquet: it was left before scans "
+        "kept one",
+    }
+    assert set(absent(whole(verdicts=[]), []).values()) == {"nothing was measured"}
+
+
+def test_of_a_model_whose_layers_cannot_be_told_the_page_has_the_scans_reason() -> None:
+    why = Skipped(id="layers", checkpoint=None, view=None, signal=None, reason="no layers: odd")
+    told = absent(whole(skipped=[why]), [])
+    assert told["where the residual arises"] == "no layers: odd"
+
+
+def test_of_a_redacted_result_it_says_that_texts_were_left_out() -> None:
+    options = whole().provenance.options | {"redact_text": True}
+    hidden = whole().provenance.model_copy(update={"options": options})
+    told = absent(whole(provenance=hidden), [])
+    assert told["most credited token types"] == "texts and ids of tokens are redacted"

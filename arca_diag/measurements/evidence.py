@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -40,9 +40,16 @@ class Place:
         return self.name if self.step is None else self.step
 
     def of(self, signal: str, sharpening: float) -> pd.DataFrame:
-        """A row a completion, for one signal at one sharpening."""
-        rows = self.rows
-        return rows[(rows["signal"] == signal) & (rows["sharpening"] == sharpening)]
+        """A row a completion, for one signal at one sharpening. Do not change it."""
+        return self._parts.get((signal, sharpening), self.rows.iloc[:0])
+
+    @cached_property
+    def _parts(self) -> dict[tuple[str, float], pd.DataFrame]:
+        """Asked for by every figure, so it is taken apart once."""
+        parts: dict[Any, pd.DataFrame] = dict(
+            list(self.rows.groupby(["signal", "sharpening"], sort=False))
+        )
+        return parts
 
     @property
     def completions(self) -> pd.DataFrame:

@@ -38,23 +38,8 @@ def measurement(
         sharpening: At which power, if any.
         against: The other signal or checkpoint, where a figure compares two.
     """
-    value = known(found.value)
-    return Measurement(
-        checkpoint=place.label,
-        view=place.view,
-        signal=signal,
-        sharpening=sharpening,
-        against=against,
-        name=name,
-        value=value,
-        low=known(found.low),
-        high=known(found.high),
-        n_clusters=found.n_clusters,
-        n_groups=used["group_id"].nunique(),
-        n_completions=len(used),
-        n_tokens=int(used["n_tokens"].sum()),
-        reason=reason if value is None else None,
-    )
+    groups, tokens = used["group_id"].to_numpy(), used["n_tokens"].to_numpy()
+    return _counted(place, name, found, groups, tokens, lambda: reason, signal, sharpening, against)
 
 
 def figure(
@@ -82,18 +67,49 @@ def figure(
         reason: Why there is none, if no value is defined; else the usual reasons.
         estimate: Mean and interval, of values and prompts.
     """
+    # Of thousands of figures, frames of the completions that one is defined in take a while.
     defined = ~np.isnan(values)
-    # What is counted alone: of thousands of figures, copies of every column take a while.
-    counted = {key: rows[key].to_numpy()[defined] for key in ("group_id", "n_tokens")}
-    return measurement(
+    return _counted(
         place,
         name,
         estimate(values, rows["cluster"].to_numpy(object)),
-        pd.DataFrame(counted),
-        reason=reason or why_undefined(place.view, rows),
+        rows["group_id"].to_numpy()[defined],
+        rows["n_tokens"].to_numpy()[defined],
+        lambda: reason or why_undefined(place.view, rows),
+        signal,
+        sharpening,
+        against,
+    )
+
+
+def _counted(
+    place: Place,
+    name: str,
+    found: Estimate,
+    groups: np.ndarray,
+    n_tokens: np.ndarray,
+    reason: Callable[[], str],
+    signal: str | None,
+    sharpening: float | None,
+    against: str | None,
+) -> Measurement:
+    """An estimate with what it is from: the group and the tokens of each completion."""
+    value = known(found.value)
+    return Measurement(
+        checkpoint=place.label,
+        view=place.view,
         signal=signal,
         sharpening=sharpening,
         against=against,
+        name=name,
+        value=value,
+        low=known(found.low),
+        high=known(found.high),
+        n_clusters=found.n_clusters,
+        n_groups=len(set(groups.tolist())),
+        n_completions=len(groups),
+        n_tokens=int(n_tokens.sum()),
+        reason=reason() if value is None else None,
     )
 
 

@@ -517,6 +517,7 @@ class TestPickles:
         assert "training_args.bin" in said(inspected(run), "file-unreadable")[0]
 
 
+@pytest.mark.slow  # a scan a test: minutes together
 class TestLeftOut:
     """Files beside the adapters: the run is measured without them, and that is said."""
 
@@ -578,6 +579,7 @@ class TestLeftOut:
         assert [c["step"] for c in scanned(run)["run"]["checkpoints"]] == [2, 20]
 
 
+@pytest.mark.slow  # a scan a test: minutes together
 class TestItsOwnCode:
     @pytest.fixture(params=[(), ("--trust-remote-code",)], ids=["", "trusted"])
     def flags(self, request: pytest.FixtureRequest) -> tuple[str, ...]:

@@ -27,12 +27,7 @@ from arca_diag.inputs.runs import Checkpoint, Run, find_run, select_checkpoints
 from arca_diag.inputs.selection import default_window, group_entries, select
 from arca_diag.inputs.trends import log_trends
 from arca_diag.inputs.updates import LayerUpdate, Updates, layer_updates, summarise
-from arca_diag.lint import lint
-from arca_diag.logs import log_findings
-from arca_diag.progress import Progress, Silent
-from arca_diag.results import (
-    SCHEMA_VERSION,
-    Finding,
+from arca_diag.inspected import (
     FoundBase,
     FoundCheckpoint,
     FoundLayer,
@@ -42,6 +37,10 @@ from arca_diag.results import (
     Plan,
     TrendInfo,
 )
+from arca_diag.lint import lint
+from arca_diag.logs import log_findings
+from arca_diag.progress import Progress, Silent
+from arca_diag.results import SCHEMA_VERSION, Finding
 
 
 def inspect_run(

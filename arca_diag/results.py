@@ -10,9 +10,19 @@ import json
 from importlib.resources import files as package_files
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Literal[1] = 1
+
+
+def _no_boolean(version: object) -> object:
+    if isinstance(version, bool):  # true equals 1 in Python, and is no number in JSON
+        raise ValueError("it is no number")
+    return version
+
+
+#: Of every document of ours that is read again.
+SchemaVersion = Annotated[Literal[1], BeforeValidator(_no_boolean)]
 
 #: Beyond it a double skips whole numbers, and no reader of JSON need keep them.
 _LARGEST = 2**53
@@ -33,7 +43,7 @@ class ExitCode(enum.IntEnum):
     INTERRUPTED = 130
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """A piece of the report: frozen, and no key that the schema does not name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -62,7 +72,7 @@ Tool = Annotated[
 ]
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """How the figures came about. The one block that may differ between two equal scans."""
 
     started_at: Annotated[str, AfterValidator(_a_moment)] = Field(
@@ -88,7 +98,7 @@ class Provenance(_Part):
     inputs: dict[str, str] = Field(description="SHA-256 of each file read, by path within the run.")
 
 
-class CheckpointInfo(_Part):
+class CheckpointInfo(Part):
     """One checkpoint of the run. `measured` is false if a finding says why not."""
 
     name: str
@@ -96,7 +106,7 @@ class CheckpointInfo(_Part):
     measured: bool
 
 
-class RunInfo(_Part):
+class RunInfo(Part):
     """The run as found on disk."""
 
     name: str
@@ -109,118 +119,7 @@ class RunInfo(_Part):
     checkpoints: list[CheckpointInfo]
 
 
-class TrendInfo(_Part):
-    """One figure that the trainer logged, over the run."""
-
-    name: str
-    key: str = Field(description="Its key in the log.")
-    first: float = Field(description="Mean of the first tenth of the entries.")
-    last: float = Field(description="Mean of the last tenth.")
-    low: float
-    high: float
-    entries: Count
-
-
-class FoundLayer(_Part):
-    """How far an adapter moves one layer; `reason` says why a figure is null."""
-
-    name: str
-    norm: float | None = Field(description="Frobenius norm of the update s B A.")
-    share: float | None = Field(description="Its part of the squared norm over all layers.")
-    stable_rank: float | None = Field(description="||.||_F^2 / ||.||_2^2.")
-    effective_rank: float | None = Field(description="exp of the entropy of singular values.")
-    rank_used: Count | None
-    rank_given: Count | None
-    reason: str | None
-
-
-class FoundCheckpoint(_Part):
-    """One checkpoint as `inspect` finds it; `reason` says why it cannot be read."""
-
-    name: str
-    step: Step | None
-    rank: int | None
-    alpha: float | None
-    init: str | None
-    target_modules: list[str]
-    use_dora: bool | None
-    use_rslora: bool | None
-    size_bytes: Count | None
-    update_norm: float | None = Field(description="Frobenius norm of the whole update s B A.")
-    stable_rank: float | None = Field(description="Median over the layers.")
-    effective_rank: float | None = Field(description="Median over the layers.")
-    rank_used: Count | None = Field(description="Summed over the layers.")
-    rank_given: Count | None = Field(description="Summed over the same layers.")
-    layers: list[FoundLayer] = Field(description="Empty where tensors are not looked at.")
-    reason: str | None
-
-
-class FoundRun(_Part):
-    """The run as `inspect` finds it."""
-
-    name: str
-    framework: str
-    framework_version: str | None
-    recognised_by: str
-    steps: Step | None
-    temperature: float
-    temperature_source: str
-    beta: float | None = Field(description="Weight of the KL term; null if unknown.")
-    num_generations: float | None = Field(description="Completions a group; null if unknown.")
-    max_completion_length: float | None
-    checkpoints: list[FoundCheckpoint]
-    refused: list[str] = Field(description="States that hold no adapter, and what would make one.")
-
-
-class FoundBase(_Part):
-    """The base model; `found` is false where it is not at hand."""
-
-    name: str | None
-    named_by: Literal["--base", "adapter_config.json"] | None
-    found: bool
-    stands_for: str | None = Field(description="The quantised model whose original this is.")
-    reason: str | None
-
-
-class FoundRollouts(_Part):
-    """The completions as `inspect` finds them; the keys are those of a report's `rollouts`.
-
-    Where there are none, `reason` says why and nothing is counted.
-    """
-
-    source: str | None = None
-    found: Count = 0
-    groups: Count = 0
-    groups_of_one_answer: Count = Field(
-        default=0, description="Groups whose completions are all the same."
-    )
-    ids_exact: bool | None = None
-    eval_excluded: Count = 0
-    duplicates_dropped: Count = 0
-    lines_skipped: Count = 0
-    left_out: dict[str, Count] = {}
-    unknown_fields: dict[str, Count] = {}
-    step_source: str | None = None
-    group_source: str | None = None
-    steps: list[int] = []
-    reason: str | None = None
-
-
-class Plan(_Part):
-    """What `scan` would do. Token counts are guesses where the completions are text."""
-
-    checkpoints: Count
-    completions: Count
-    groups: Count
-    tokens: Count = Field(description="Prompt and completion tokens, each completion once.")
-    passes: Count = Field(description="Completions times models they are replayed under.")
-    pass_tokens: Count = Field(
-        description="Tokens of all passes; fewer go through a model where completions share some."
-    )
-    guessed: bool
-
-
-class AdapterInfo(_Part):
+class AdapterInfo(Part):
     """What the adapters' configuration says."""
 
     kind: Literal["lora"]
@@ -232,14 +131,14 @@ class AdapterInfo(_Part):
     use_rslora: bool
 
 
-class ReferenceInfo(_Part):
+class ReferenceInfo(Part):
     """Which model stands for the reference policy, and why."""
 
     kind: Literal["adapter-off", "base", "ref-adapter", "init-adapter", "path"]
     reason: str
 
 
-class RolloutsInfo(_Part):
+class RolloutsInfo(Part):
     """The completions that were replayed."""
 
     source: str
@@ -266,7 +165,7 @@ class RolloutsInfo(_Part):
     fixed_set: list[str] = Field(description="Group ids of the fixed set.")
 
 
-class Fidelity(_Part):
+class Fidelity(Part):
     """Whether the replay reproduces what the run logged at a checkpoint."""
 
     checkpoint: str
@@ -275,7 +174,7 @@ class Fidelity(_Part):
     reason: str | None
 
 
-class Measurement(_Part):
+class Measurement(Part):
     """One number with what it is of. Exactly one of `value` and `reason` is null.
 
     `value` is the unweighted mean over clusters (prompts) of the mean over their completions.
@@ -303,7 +202,7 @@ class Measurement(_Part):
         return self
 
 
-class Share(_Part):
+class Share(Part):
     """A share of completions with its interval."""
 
     value: float | None
@@ -320,14 +219,14 @@ class Side(Share):
     regime: str
 
 
-class SettledBy(_Part):
+class SettledBy(Part):
     """What would settle an inconclusive verdict."""
 
     clusters_more: Count | None
     reason: str
 
 
-class Verdict(_Part):
+class Verdict(Part):
     """The regime of one signal at one checkpoint in one view."""
 
     checkpoint: Step | str
@@ -353,7 +252,7 @@ class Verdict(_Part):
     settled_by: SettledBy | None
 
 
-class Onset(_Part):
+class Onset(Part):
     """When most completions of the fixed set went to one side and stayed there, under one signal.
 
     They are the same completions at every checkpoint. `after` and `by` are steps of checkpoints
@@ -377,7 +276,7 @@ class Onset(_Part):
         return self
 
 
-class Figure(_Part):
+class Figure(Part):
     """A mean over prompts with its interval; null where it is undefined."""
 
     value: float | None
@@ -385,7 +284,7 @@ class Figure(_Part):
     high: float | None
 
 
-class WhatIf(_Part):
+class WhatIf(Part):
     """How concentrated credit would be at the last checkpoint if it were given another way."""
 
     checkpoint: Step | str
@@ -402,7 +301,7 @@ class WhatIf(_Part):
     )
 
 
-class Finding(_Part):
+class Finding(Part):
     """Something the reader should know. `id` is stable, kebab-case, with a hyphen in it."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)+$")]
@@ -417,7 +316,7 @@ class Finding(_Part):
     source: str
 
 
-class Skipped(_Part):
+class Skipped(Part):
     """Something that was not judged, and what that needs. Unknown is not clean."""
 
     id: str
@@ -427,7 +326,7 @@ class Skipped(_Part):
     reason: str
 
 
-class Threshold(_Part):
+class Threshold(Part):
     """A cut as data: `value comparator` decides, `source` says where the number comes from."""
 
     id: str
@@ -436,10 +335,10 @@ class Threshold(_Part):
     source: str
 
 
-class Report(_Part):
+class Report(Part):
     """Everything a scan found; the document in `report.json`."""
 
-    schema_version: Literal[1]
+    schema_version: SchemaVersion
     tool: Tool
     status: Literal["complete", "nothing-measured"]
     provenance: Provenance
@@ -468,25 +367,6 @@ class Report(_Part):
     def from_json(cls, text: str | bytes) -> "Report":
         """Read a document; raises pydantic.ValidationError where it breaks the schema."""
         return cls.model_validate_json(text, strict=True)
-
-
-class Inspection(_Part):
-    """What `inspect` finds without a model: the document that `inspect --json` prints."""
-
-    schema_version: Literal[1]
-    tool: Tool
-    run: FoundRun
-    base: FoundBase
-    adapter: AdapterInfo | None
-    reference: ReferenceInfo | None
-    rollouts: FoundRollouts
-    trends: list[TrendInfo]
-    plan: Plan | None
-    findings: list[Finding]
-
-    def to_json(self) -> str:
-        """The document, two-space indented."""
-        return json.dumps(self.model_dump(mode="python"), indent=2, allow_nan=False) + "\n"
 
 
 def report_schema() -> dict[str, Any]:

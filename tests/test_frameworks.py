@@ -28,9 +28,10 @@ from arca_diag.cli import app
 from arca_diag.config import resolve
 from arca_diag.inputs.gather import gather
 from arca_diag.inputs.runs import find_run
+from arca_diag.inspected import Inspection
 from arca_diag.inspection import inspect_run
 from arca_diag.pipeline import diagnose
-from arca_diag.results import Inspection, Report
+from arca_diag.results import Report
 from tests.conftest import ROOT, UNRENDERED
 from tests.inputs import (
     EOS,

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from arca_diag.cli import app
 from arca_diag.config import resolve
+from arca_diag.inspected import Inspection
 from arca_diag.inspection import inspect_run
 from arca_diag.pipeline import diagnose
 from arca_diag.progress import Silent
-from arca_diag.results import Inspection
 from tests.conftest import ROOT, TINY, UNRENDERED
 from tests.inputs import edit_json
 

@@ -373,6 +373,7 @@ class TestSchema:
         ("path", "value"),
         [
             ("schema_version", 2),
+            ("schema_version", True),
             ("status", "fine"),
             ("mood", "good"),
             ("measurements.0.n_tokens", -1),

@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from arca_diag.config import resolve
 from arca_diag.errors import ResultError
+from arca_diag.inspected import Inspection
 from arca_diag.inspection import inspect_run
 from arca_diag.pipeline import diagnose
-from arca_diag.results import Inspection, Report
+from arca_diag.results import Report
 from tests.conftest import TINY, UNRENDERED
 from tests.inputs import edit_json
 from tests.test_trl import tables

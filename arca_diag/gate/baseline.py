@@ -7,7 +7,6 @@ was of is kept beside them, so that unlike things are refused and not compared i
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,7 +16,7 @@ from arca_diag.gate.policy import Change, relative_part
 from arca_diag.gate.scope import Label, Scope, finite
 from arca_diag.intervals import Interval
 from arca_diag.likeness import made_of, measured_by
-from arca_diag.results import Measurement, View
+from arca_diag.results import SCHEMA_VERSION, Measurement, SchemaVersion, View
 
 #: Figures that every baseline keeps; and those that the policy has rules on.
 _ALWAYS = (
@@ -74,7 +73,7 @@ class BaselineFinding(_Part):
 class Baseline(_Part):
     """An accepted result. `alike` must be equal for a comparison; `also` is said if it is not."""
 
-    schema_version: Literal[1] = 1
+    schema_version: SchemaVersion = SCHEMA_VERSION
     run: str
     checkpoint: int | str = Field(description="How checkpoints were chosen: last, all, or one.")
     last: int | str = Field(description="The last of the judged checkpoints.")

@@ -6,8 +6,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from arca_diag.inspected import FoundCheckpoint, Inspection
 from arca_diag.report.words import count, finding_lines, safe
-from arca_diag.results import AdapterInfo, FoundCheckpoint, Inspection
+from arca_diag.results import AdapterInfo
 
 _SHOWN = 12  # checkpoints
 

@@ -175,6 +175,16 @@ class TestFile:
             read_baseline(path)
         assert "--update-baseline" in caught.value.hint
 
+    @pytest.mark.parametrize("version", [True, 2, "1", None])
+    def test_a_version_is_the_number_of_this_one(self, tmp_path, version: object) -> None:
+        document = json.loads(baseline_of(narrow(0.5)).to_json())
+        path = tmp_path / "baseline.json"
+        path.write_text(json.dumps(document), "utf-8")
+        read_baseline(path)
+        path.write_text(json.dumps(document | {"schema_version": version}), "utf-8")
+        with pytest.raises(ResultError, match="no baseline of this version"):
+            read_baseline(path)
+
     def test_a_value_outside_its_interval_is_refused(self, tmp_path) -> None:
         document = json.loads(baseline_of(narrow(0.5)).to_json())
         document["figures"][-1]["low"] = 9.0

@@ -29,11 +29,13 @@ from arca_diag.inputs.updates import layer_updates
 from arca_diag.lint import lint
 from arca_diag.logs import log_findings, no_spread_in_rollouts
 from arca_diag.progress import Progress, Silent
+from arca_diag.redaction import pseudonym, redact
 from arca_diag.replay import device
-from arca_diag.replay.adapted import AdaptedModel, load_adapted
+from arca_diag.replay.adapted import AdaptedModel
 from arca_diag.replay.batches import Work
 from arca_diag.replay.generate import sample_completions
 from arca_diag.replay.gradients import check_memory
+from arca_diag.replay.loading import load_adapted
 from arca_diag.replay.subsample import subsample
 from arca_diag.replay.units import Shelf, Units, open_shelf
 from arca_diag.replaying import replay_run, with_noise
@@ -187,7 +189,7 @@ def diagnose(config: ScanConfig, progress: Progress | None = None) -> Diagnosis:
     )
     frames = judgement.frames
     if config.redact_text:
-        report, frames = tables.redact(report, frames, inputs.salt)
+        report, frames = redact(report, frames, inputs.salt)
     return _write(config, report, frames, folder, identity, did="measured")
 
 
@@ -248,7 +250,7 @@ def _choose(config: ScanConfig, inputs: Inputs, before: Report | None) -> Select
         window = 0 if inputs.prompts else default_window(inputs.run, groups)
     kept = before.rollouts.fixed_set if before else []
     if config.redact_text:  # the report knows groups by their pseudonyms
-        names = {tables.pseudonym(g.id, inputs.salt): g.id for g in groups}
+        names = {pseudonym(g.id, inputs.salt): g.id for g in groups}
         kept = [names.get(name, "") for name in kept]
     if not {g.id for g in groups}.issuperset(kept):
         raise ResultError(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from arca_diag import tables
 from arca_diag.compared import Comparison
+from arca_diag.redaction import redact
 from arca_diag.report.charts import draw_pictures, plot_files
 from arca_diag.report.charts.changes import draw_changes
 from arca_diag.report.comparison_document import comparison_document
@@ -72,4 +73,4 @@ def without_text(report: Report, frames: Tables) -> tuple[Report, Tables]:
     """The result without any text or token id, names as pseudonyms; again if it has none."""
     content = tables.to_parquet(frames.rollouts, tables.ROLLOUTS)
     salt = hashlib.sha256(b"arca-diag salt" + content).digest()
-    return tables.redact(report, frames, salt)
+    return redact(report, frames, salt)

@@ -6,7 +6,6 @@ that were replayed again. The first holds all that judging needs: other
 credit, epsilon or sharpening are applied to it again without a model.
 """
 
-import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ from arca_diag.inputs.rollouts.record import Rollout, hash_ids
 from arca_diag.inputs.selection import Selection
 from arca_diag.layers import LAYERS
 from arca_diag.replay.scores import Replayed, TokenGradients
-from arca_diag.results import Report
 from arca_diag.shapes import chunks_with_span, padded
 from arca_diag.signals import SIGNAL_NAMES, SIGNALS, TokenScores, entropy_drop
 from arca_diag.trajectory import COLUMNS
@@ -401,45 +399,6 @@ class Tables:
             write(sink)
             files[name] = sink.getvalue()
         return files
-
-
-def redact(report: Report, frames: Tables, salt: bytes) -> tuple[Report, Tables]:
-    """Report and tables without any text, and without token ids, which decode to it.
-
-    Names of rollouts, groups, prompts and completions become salted hashes: equal names stay
-    equal. The report's options say that it was done.
-    """
-    rollouts = frames.rollouts.assign(prompt_text=None, completion_text=None)
-    told = rollouts["finish_reason"].isin(["stop", "length"]) | rollouts["finish_reason"].isna()
-    rollouts["finish_reason"] = rollouts["finish_reason"].where(told, "other")
-    tokens = frames.tokens.assign(token=None, token_id=None)
-    hidden = Tables(
-        tokens=_renamed(tokens, salt),
-        trajectories=_renamed(frames.trajectories, salt),
-        rollouts=_renamed(rollouts, salt),
-        noise=_renamed(frames.noise, salt),
-        gradients=_renamed(frames.gradients, salt),
-        layers=frames.layers,
-        log=frames.log,
-    )
-    fixed = [pseudonym(name, salt) for name in report.rollouts.fixed_set]
-    info = report.rollouts.model_copy(update={"fixed_set": fixed, "unknown_fields": {}})
-    options = report.provenance.options | {"redact_text": True}
-    provenance = report.provenance.model_copy(update={"options": options})
-    return report.model_copy(update={"rollouts": info, "provenance": provenance}), hidden
-
-
-def _renamed(frame: pd.DataFrame, salt: bytes) -> pd.DataFrame:
-    """The table with every name in it replaced by its pseudonym."""
-    named = [c for c in ("rollout_id", "group_id", "cluster", "completion") if c in frame]
-    return frame.assign(
-        **{c: frame[c].map({n: pseudonym(n, salt) for n in frame[c].unique()}) for c in named}
-    )
-
-
-def pseudonym(name: str, salt: bytes) -> str:
-    """A name that stands for another and does not give it away without the salt."""
-    return hashlib.sha256(salt + name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _one_advantage(rollout: Rollout) -> float | None:

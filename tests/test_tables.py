@@ -23,6 +23,7 @@ from arca_diag.inputs.selection import Group, Selection
 from arca_diag.measurements.agreement import measure_agreement
 from arca_diag.measurements.concentration import measure_concentration
 from arca_diag.measurements.evidence import Evidence
+from arca_diag.redaction import pseudonym, redact
 from arca_diag.replay.scores import Replayed
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
@@ -32,8 +33,6 @@ from arca_diag.tables import (
     TRAJECTORIES,
     Tables,
     memberships,
-    pseudonym,
-    redact,
     rollout_table,
     saved_memberships,
     token_table,

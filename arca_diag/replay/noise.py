@@ -17,9 +17,10 @@ from arca_diag.inputs.quantised import Quantisation
 from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.selection import Group, Selection
 from arca_diag.progress import Progress
-from arca_diag.replay.adapted import AdaptedModel, load_adapted
+from arca_diag.replay.adapted import AdaptedModel
 from arca_diag.replay.batches import Batch, Work, plan, recompose
 from arca_diag.replay.forward import replay
+from arca_diag.replay.loading import load_adapted
 from arca_diag.replay.scores import FLOAT32, FLOAT64, Replayed
 from arca_diag.replay.subsample import fixed_hash
 from arca_diag.replay.units import Units

@@ -34,10 +34,10 @@ from arca_diag.inputs.runs import find_run
 from arca_diag.inputs.selection import group_entries
 from arca_diag.pipeline import diagnose
 from arca_diag.progress import Silent
-from arca_diag.replay.adapted import load_adapted
 from arca_diag.replay.batches import plan
 from arca_diag.replay.device import BATCH_TOKENS
 from arca_diag.replay.forward import replay
+from arca_diag.replay.loading import load_adapted
 from arca_diag.replay.units import Units, open_shelf
 from arca_diag.signals import SIGNAL_NAMES
 from tests.benchmarks.workload import (

@@ -21,9 +21,10 @@ from arca_diag.inputs.rollouts.record import Rollout
 from arca_diag.inputs.runs import find_run
 from arca_diag.inputs.selection import Group, group_entries
 from arca_diag.progress import Silent
-from arca_diag.replay.adapted import AdaptedModel, load_adapted
+from arca_diag.replay.adapted import AdaptedModel
 from arca_diag.replay.batches import Work, plan
 from arca_diag.replay.forward import replay
+from arca_diag.replay.loading import load_adapted
 from arca_diag.replay.noise import (
     higher_precision,
     names_of,

@@ -11,9 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from arca_diag import tables
+from arca_diag.redaction import pseudonym
 from arca_diag.results import CheckpointInfo, Measurement, Report, Side
 from arca_diag.signals import SIGNAL_NAMES
-from arca_diag.tables import pseudonym
 from arca_diag.verdict import CLASSES
 from tests.test_results import measurement, report, verdict
 

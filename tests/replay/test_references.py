@@ -19,9 +19,10 @@ from arca_diag.inputs.gather import gather
 from arca_diag.inputs.runs import find_run
 from arca_diag.pipeline import diagnose
 from arca_diag.progress import Silent
-from arca_diag.replay.adapted import AdaptedModel, load_adapted
+from arca_diag.replay.adapted import AdaptedModel
 from arca_diag.replay.batches import Work, plan
 from arca_diag.replay.forward import replay
+from arca_diag.replay.loading import load_adapted
 from arca_diag.replay.scores import Replayed
 from tests.conftest import UNRENDERED
 from tests.replay.test_convert import special_adapter, summed

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders
 
 from arca_diag import tables
+from arca_diag.redaction import redact
 from arca_diag.report.heatmap import (
     MOST_CHECKPOINTS,
     MOST_TOKENS,
@@ -321,7 +322,7 @@ class TestLimits:
 def test_redacted_tokens_are_their_classes(tmp_path: Path) -> None:
     secret = ["hunter2", "9", "\n"]
     report, frames = planted([secret], classes={"9": "digit", "\n": "whitespace"}, prompt="pass?")
-    heat = shown(heat_map(*tables.redact(report, frames, b"salt")))
+    heat = shown(heat_map(*redact(report, frames, b"salt")))
     assert heat.redacted
     case = heat.cases[0]
     assert [t.text for t in case.tokens] == ["word", "digit", "whitespace"]

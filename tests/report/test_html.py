@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arca_diag import tables
+from arca_diag.redaction import redact
 from arca_diag.report.document import (
     Command,
     Document,
@@ -346,7 +346,7 @@ class TestFile:
         _, open_page = rendered(report, frames)
         assert "hunter2" in open_page
         assert "pass phrase" in open_page
-        _, text = rendered(*tables.redact(report, frames, b"salt"))
+        _, text = rendered(*redact(report, frames, b"salt"))
         data = parsed(text).by_id("heat-data").raw
         for word in ("hunter2", "swordfish", "pass phrase"):
             assert word not in text

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from arca_diag.redaction import redact
 from arca_diag.report.heatmap import heat_map
 from arca_diag.report.html import render_html
 from arca_diag.report.markdown import render_markdown
 from arca_diag.report.pdf import render_pdf
 from arca_diag.report.summary import report_document
 from arca_diag.results import Report
-from arca_diag.tables import Tables, redact
+from arca_diag.tables import Tables
 from tests.report.documents import words_of
 from tests.report.planted import planted
 from tests.test_console import made

@@ -25,9 +25,15 @@ from arca_diag.report.markdown import render_markdown
 from arca_diag.report.summary import report_document
 from arca_diag.results import Report
 from arca_diag.saved import read_tables
+from arca_diag.thresholds import DEFAULT
 from tests.report.planted import planted
 
 Edit = Callable[[pd.DataFrame], pd.DataFrame]
+OF_CLASSES = tuple(
+    f"{figure}-{side}"
+    for figure in ("gini", "effn")
+    for side in ("uniform", "leaning-uniform", "leaning-sparse", "sparse")
+)
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +240,24 @@ class TestReport:
         with pytest.raises(ArcaError) as caught:
             told(edited)
         assert says in str(caught.value)
+
+    @pytest.mark.parametrize("cut", OF_CLASSES)
+    def test_the_cuts_of_classes_must_be_there(self, edited: Path, cut: str) -> None:
+        document = document_of(edited)
+        document["thresholds"] = [t for t in document["thresholds"] if t["id"] != cut]
+        write(edited, document)
+        with pytest.raises(ArcaError, match=f"by which cuts it was judged: {cut} is not there"):
+            told(edited)
+
+    def test_a_result_from_before_a_cut_shows_those_it_has(self, edited: Path) -> None:
+        """Else every cut that comes to the tool makes every result before it unreadable."""
+        document = document_of(edited)
+        document["thresholds"] = [t for t in document["thresholds"] if t["id"] in OF_CLASSES]
+        write(edited, document)
+        done = CliRunner().invoke(app, ["report", str(edited), "--html", str(edited / "page.html")])
+        assert done.exit_code == 0, done.exception
+        page = (edited / "page.html").read_text("utf-8")
+        assert [cut.id for cut in DEFAULT if f">{cut.id}<" in page] == [*OF_CLASSES]
 
     def test_any_edit_is_told_or_refused(self, edited: Path) -> None:
         """A quick part of a longer hunt: any other exception would be a traceback."""

@@ -1,7 +1,7 @@
 """The language-model head in tiles of states: (batch, position, vocabulary) is never held."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,8 @@ _TILE_ELEMENTS = 2**24  # logits in a tile: 64 MB in float32, whatever the vocab
 #: cache, which makes the work on a large vocabulary four times as fast.
 _CACHED_ELEMENTS = 2**18
 
-#: Hidden states -> logits, as the model itself computes them.
+#: Hidden states -> logits, as the model itself computes them: a tensor of their own, for it is
+#: worked on in place. A second one as large would cost as much as the arithmetic.
 Head = Callable[[Tensor], Tensor]
 
 
@@ -45,8 +46,10 @@ def score_tokens(
     """Score each token under the reference and under every adapted model, in one tile walk.
 
     Log-probabilities, entropies and KL are those of softmax(logits / temperature), computed in
-    float32 at least. KL(pi_adapted || pi_ref) = sum_v pi_adapted(v) (log pi_adapted(v) -
-    log pi_ref(v)), clamped at 0 against rounding; equal logits give exactly 0.
+    float32 at least. With z the logits / temperature less their maximum and S = sum_v exp z(v):
+    log pi(v) = z(v) - log S, H = log S - E[z], and KL(pi_adapted || pi_ref) =
+    E_adapted[z - z_ref] - (log S - log S_ref), both clamped at 0 against rounding; equal logits
+    give exactly 0.
 
     Args:
         reference: Hidden states at the predicting positions, and the head that reads them.
@@ -71,18 +74,18 @@ def score_tokens(
     tokens: list[list[Tensor]] = [[] for _ in models]
     states: list[list[Tensor]] = [[] for _ in models]
     for start in range(0, count, tile):
-        ref_pieces: list[Tensor] = []
+        ref_pieces: list[_Piece] = []
         for place, (hidden, head) in enumerate(models):
             logits = head(hidden[start : start + tile])
             for number, first in enumerate(range(0, len(logits), rows)):
-                logp = _log_softmax(logits[first : first + rows], temperature)
+                piece = _Piece.of(logits[first : first + rows], temperature)
                 if place == 0:
-                    ref_pieces.append(logp)
+                    ref_pieces.append(piece.kept())
                 begin = start + first
                 following = order[cuts[begin // rows] : cuts[begin // rows + 1]]
-                tokens[place].append(logp[at[following] - begin, targets[following]])
-                states[place].append(_over_vocabulary(logp, ref_pieces[number]))
-            del logits, logp  # before the next model's are made
+                tokens[place].append(piece.logprob(at[following] - begin, targets[following]))
+                states[place].append(piece.over_vocabulary(ref_pieces[number] if place else None))
+            del logits, piece  # before the next model's are made
     back = torch.argsort(order).cpu()
     scores = []
     for of_tokens, of_states in zip(tokens, states, strict=True):
@@ -92,26 +95,55 @@ def score_tokens(
     return scores[0], scores[1:]
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """The distributions at a few states.
 
+    Attributes:
+        centred: z, logits / temperature less their maximum.
+        weight: exp z; None where it is not needed any more.
+        total: S, its sum.
+    """
 
-def _over_vocabulary(logp: Tensor, ref_logp: Tensor) -> Float[Tensor, "2 state"]:
-    """Entropy, and KL from the reference, of every state."""
-    probability = logp.exp()
-    entropy = -_dot(probability, logp)
-    same = logp is ref_logp
-    kl = torch.zeros_like(entropy) if same else _dot(probability, logp - ref_logp)
-    return torch.stack([entropy, kl]).clamp(min=0)
+    centred: Float[Tensor, "state vocabulary"]
+    weight: Float[Tensor, "state vocabulary"] | None
+    total: Float[Tensor, " state"]
 
+    @classmethod
+    def of(cls, logits: Tensor, temperature: float) -> "_Piece":
+        """Of logits, in place where they are precise enough."""
+        centred = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if temperature != 1:
+            centred /= temperature
+        centred -= centred.amax(dim=-1, keepdim=True)
+        weight = centred.exp()
+        return cls(centred=centred, weight=weight, total=weight.sum(dim=-1))
 
-def _dot(probability: Tensor, values: Tensor) -> Tensor:
-    """Sum of p times value, in one pass; a logit of -inf gives p = 0 and 0, not NaN."""
-    total = torch.linalg.vecdot(probability, values)
-    if torch.isfinite(total).all():
-        return total
-    return torch.linalg.vecdot(probability, values.masked_fill(probability == 0, 0))
+    def kept(self) -> "_Piece":
+        """What others' KL from this one needs."""
+        return replace(self, weight=None)
+
+    def logprob(self, state: Tensor, token: Tensor) -> Float[Tensor, " token"]:
+        """Of tokens at states."""
+        return self.centred[state, token] - self.total.log()[state]
+
+    def over_vocabulary(self, ref: "_Piece | None") -> Float[Tensor, "2 state"]:
+        """Entropy, and KL from a reference, of every state; from itself it is 0."""
+        entropy = self.total.log() - self._mean(self.centred)
+        if ref is None:
+            kl = torch.zeros_like(entropy)
+        else:
+            log_ratio = self.total.log() - ref.total.log()
+            kl = self._mean(self.centred - ref.centred) - log_ratio
+        return torch.stack([entropy, kl]).clamp(min=0)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Over the vocabulary, in one pass; a logit of -inf has no weight and gives no NaN."""
+        assert self.weight is not None
+        found = torch.linalg.vecdot(self.weight, values)
+        if not torch.isfinite(found).all():
+            found = torch.linalg.vecdot(self.weight, values.masked_fill(self.weight == 0, 0))
+        return found / self.total
 
 
 def _to_cpu(parts: list[Tensor], nothing: Tensor) -> Tensor:

@@ -1,21 +1,17 @@
-"""Why a signal's credit looks as it does: each cause with its own evidence and its own cut.
+"""What can make a signal's credit look as it does: each cause with its own evidence and cut.
 
 Concentration alone is no fault: a signal may rightly sit on the one token that matters. So every
 regime is asked what made it so. A rule reads figures that are measured already, with intervals
-over prompts, and a cause holds where the interval is past its cut, not the point. Checkpoints
-times signals are many questions: within one cause and view the p-values are held by Holm's
-procedure together (`family`), so that a call anywhere among them is wrong as rarely as one alone.
+over prompts, and says how surely the figure is past its cut; `attribution.py` asks them all.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from arca_diag.diagnostics.multiplicity import holm, one_sided_p
-from arca_diag.results import Measurement, SettledBy, Skipped, Verdict
+from arca_diag.diagnostics.multiplicity import one_sided_p
+from arca_diag.results import Measurement, Verdict
 from arca_diag.thresholds import Cuts
 from arca_diag.trajectory import REFERENCE_SIGNALS
 from arca_diag.verdict import INCONCLUSIVE, NO_SIGNAL, UNDEFINED
@@ -79,6 +75,19 @@ class Case:
         ]
         return max(found, key=_reach, default=None)
 
+    def surely_quiet(self, noise: Measurement) -> bool:
+        """Whether rounding is surely below its cut; of one prompt the value has to tell."""
+        value, cut = noise.value, self.cuts["noise-share"]
+        if value is None or noise.low is None or noise.high is None:
+            return value is not None and value < cut
+        p = one_sided_p(value, noise.low, noise.high, noise.n_clusters, cut, "below")
+        return p <= ALPHA_SKEWED
+
+    def hidden_by_precision(self) -> bool:
+        """Whether the residual is zero in the replay's precision and is not in float32."""
+        figure = self.figure("noise_share", signal="residual", against=_FLOAT32)
+        return figure is not None and figure.value is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
@@ -88,24 +97,6 @@ class Test:
     p: float
     alpha: float = ALPHA
     figure: Measurement | None = None  # several signals can be asked about one
-
-
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """A cause that holds for a signal at a checkpoint in a view."""
-
-    id: str
-    verdict: Verdict
-    evidence: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """Verdicts with their causes, the evidence of each, and what could not be asked."""
-
-    verdicts: list[Verdict]
-    held: list[Held]
-    skipped: list[Skipped]
 
 
 def _reach(figure: Measurement) -> float:
@@ -121,7 +112,7 @@ def adapter_inert(case: Case) -> Test | str | None:
     """
     if case.verdict.signal not in ADAPTER_SIGNALS or case.residual is None:
         return None
-    if _hidden_by_precision(case):
+    if case.hidden_by_precision():
         return None
     if case.residual.regime == NO_SIGNAL:
         return Test(evidence={"residual_zero_tokens": case.residual.n_tokens}, p=0.0)
@@ -200,7 +191,7 @@ def credit_inherited(case: Case) -> Test | str | None:
     moved = case.noise("kl_exact")
     if moved is None or moved.high is None:
         return "it is not known whether kl_exact is above its noise floor"
-    if moved.n_clusters < case.cuts["clusters-least"] or not _surely_quiet(case, moved):
+    if moved.n_clusters < case.cuts["clusters-least"] or not case.surely_quiet(moved):
         return "kl_exact is not surely above its noise floor: the policy may not have moved"
     figure = case.figure("inherited_tv", sharpening=case.verdict.sharpening)
     return _past(case, figure, "inherited-tv", "inherited_tv", alpha=ALPHA_SKEWED)
@@ -247,86 +238,6 @@ CAUSES: tuple[tuple[str, Callable[[Case], Test | str | None]], ...] = (
     ("credit-inherited", credit_inherited),
     ("credit-task-agnostic", credit_task_agnostic),
 )
-#: Asked whatever the noise is.
-_OF_NOISE = ("adapter-inert", "completions-short", "numeric-noise")
-#: Where one of these holds no other cause of the signal is asked for: its figures say nothing.
-_SILENCING = ("adapter-inert", "numeric-noise")
-
-
-def judge_causes(
-    verdicts: Iterable[Verdict], measurements: Iterable[Measurement], cuts: Cuts
-) -> Judged:
-    """Every cause of every verdict, root cause first.
-
-    A signal whose noise is not surely below its cut is not judged: its regime becomes
-    `inconclusive`, with what would settle it.
-
-    Args:
-        verdicts: Regimes, as from `verdict.judge_regimes`.
-        measurements: As from `measurements.measure`, of the same tables.
-        cuts: Those in force.
-    """
-    verdicts = list(verdicts)
-    figures: dict[Key, Measurement] = {
-        (m.checkpoint, m.view, m.name, m.signal, m.sharpening, m.against): m for m in measurements
-    }
-    at = {(v.checkpoint, v.view, v.signal, v.sharpening): v for v in verdicts}
-    cases = [
-        Case(
-            verdict=v,
-            plain=at[v.checkpoint, v.view, v.signal, 1.0],
-            residual=at.get((v.checkpoint, v.view, "residual", 1.0)),
-            figures=figures,
-            cuts=cuts,
-        )
-        for v in verdicts
-    ]
-    causes: list[list[Held]] = [[] for _ in cases]
-    skipped: dict[str, Skipped] = {}
-    for identity, rule in CAUSES:
-        asked: dict[str, list[tuple[int, Test]]] = {}
-        for place, case in enumerate(cases):
-            if any(held.id in _SILENCING for held in causes[place]):
-                continue
-            if identity not in _OF_NOISE and _drowned(case) is not None:
-                continue
-            found = rule(case)
-            if isinstance(found, Test):
-                asked.setdefault(case.verdict.view, []).append((place, found))
-            elif found is not None:
-                missing = _skipped(identity, case.verdict, found)
-                skipped[missing.model_dump_json()] = missing  # once, whatever the powers
-        for view, tests in asked.items():
-            # What is asked of one figure for several signals is one question.
-            questions = [test.figure or test for _, test in tests]
-            unique = {
-                id(question): test.p for question, (_, test) in zip(questions, tests, strict=True)
-            }
-            adjusted = dict(zip(unique, holm(np.array(list(unique.values()))), strict=True))
-            for question, (place, test) in zip(questions, tests, strict=True):
-                p = adjusted[id(question)]
-                if p <= test.alpha:
-                    family = f"{identity}, {view}: {len(unique)} tests"
-                    causes[place].append(
-                        Held(
-                            id=identity,
-                            verdict=cases[place].verdict,
-                            evidence=test.evidence | {"p_holm": float(p), "family": family},
-                        )
-                    )
-    judged = [
-        _judged(case, [held.id for held in held_here])
-        for case, held_here in zip(cases, causes, strict=True)
-    ]
-    for verdict, held_here in zip(judged, causes, strict=True):
-        held_here[:] = [
-            Held(id=held.id, verdict=verdict, evidence=held.evidence) for held in held_here
-        ]
-    return Judged(
-        verdicts=judged,
-        held=[held for held_here in causes for held in held_here],
-        skipped=list(skipped.values()),
-    )
 
 
 def _past(
@@ -375,64 +286,4 @@ def _past(
         p=p,
         alpha=alpha,
         figure=figure,
-    )
-
-
-def _hidden_by_precision(case: Case) -> bool:
-    """A residual that is zero in the replay's precision and is not in float32."""
-    figure = case.figure("noise_share", signal="residual", against=_FLOAT32)
-    return figure is not None and figure.value is not None
-
-
-def _judged(case: Case, causes: list[str]) -> Verdict:
-    """The verdict with its causes, and without a regime where rounding may have made it."""
-    verdict = case.verdict
-    why = _drowned(case)
-    if why is None:
-        return verdict.model_copy(update={"causes": causes})
-    settled_by = SettledBy(clusters_more=None, reason=why)
-    return verdict.model_copy(
-        update={
-            "causes": causes,
-            "regime": INCONCLUSIVE,
-            "without_ends": INCONCLUSIVE,
-            "side": None,
-            "settled_by": settled_by,
-        }
-    )
-
-
-def _drowned(case: Case) -> str | None:
-    """Why rounding may have made the regime; zeros that float32 has too are facts."""
-    if case.verdict.n_completions == 0:
-        return None
-    if case.verdict.regime == NO_SIGNAL and not _hidden_by_precision(case):
-        return None
-    worst = case.noise(case.verdict.signal)
-    if worst is None or worst.value is None:
-        return None
-    if _surely_quiet(case, worst):
-        return None
-    return (
-        f"rounding is {worst.value:.0%} of the signal (against {worst.against}), and not surely "
-        f"below {case.cuts['noise-share']:.0%}: replay in a higher precision (--dtype)"
-    )
-
-
-def _surely_quiet(case: Case, noise: Measurement) -> bool:
-    """Whether rounding is surely below its cut; of one prompt the value has to tell."""
-    value, cut = noise.value, case.cuts["noise-share"]
-    if value is None or noise.low is None or noise.high is None:
-        return value is not None and value < cut
-    p = one_sided_p(value, noise.low, noise.high, noise.n_clusters, cut, "below")
-    return p <= ALPHA_SKEWED
-
-
-def _skipped(identity: str, verdict: Verdict, reason: str) -> Skipped:
-    return Skipped(
-        id=identity,
-        checkpoint=verdict.checkpoint,
-        view=verdict.view,
-        signal=verdict.signal,
-        reason=reason,
     )

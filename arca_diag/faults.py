@@ -7,7 +7,7 @@ here, and what would be wrong with one is what a reader should know before using
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from arca_diag.causes import Held, Judged
+from arca_diag.attribution import Held, Judged
 from arca_diag.degeneracy import DEGENERATE, level_of
 from arca_diag.results import Finding, Measurement, Verdict, WhatIf
 from arca_diag.verdict import INCONCLUSIVE, NO_SIGNAL

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from arca_diag import causes, crediting, faults, findings, tables, verdict
+from arca_diag import attribution, causes, crediting, faults, findings, tables, verdict
 from arca_diag.config import ScanConfig
 from arca_diag.measurements import measure
 from arca_diag.measurements.evidence import Evidence
@@ -43,7 +43,7 @@ class Judgement:
 
     frames: tables.Tables
     measurements: list[Measurement]
-    judged: causes.Judged
+    judged: attribution.Judged
     onsets: list[Onset]
     what_if: list[WhatIf]
 
@@ -107,7 +107,7 @@ def judge(
     )
     measurements = measure(evidence)
     regimes = verdict.judge_regimes(trajectories, frames.rollouts, cuts)
-    judged = causes.judge_causes(regimes, measurements, cuts)
+    judged = attribution.judge_causes(regimes, measurements, cuts)
     drowned = {
         (verdict.checkpoint, verdict.view, verdict.signal): verdict.settled_by.reason
         for regime, verdict in zip(regimes, judged.verdicts, strict=True)

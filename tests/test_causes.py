@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from arca_diag.causes import ALPHA, ALPHA_SKEWED, CAUSES, Judged, judge_causes
+from arca_diag.attribution import Judged, judge_causes
+from arca_diag.causes import ALPHA, ALPHA_SKEWED, CAUSES
 from arca_diag.results import Measurement, Share, Verdict, View
 from arca_diag.signals import SIGNAL_NAMES
 from arca_diag.thresholds import CAUSE_THRESHOLDS, DEFAULT

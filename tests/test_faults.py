@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from arca_diag.causes import Held, Judged
+from arca_diag.attribution import Held, Judged
 from arca_diag.explanations import EXPLANATIONS
 from arca_diag.faults import ACTIONS, credit_findings, one_in, rounding_findings
 from arca_diag.findings import together

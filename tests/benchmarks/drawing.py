@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from arca_diag import causes, crediting, faults, verdict
+from arca_diag import attribution, crediting, faults, verdict
 from arca_diag.measurements.agnosticism import measure_agnosticism
 from arca_diag.measurements.causes import measure_causes
 from arca_diag.measurements.evidence import Evidence
@@ -140,7 +140,7 @@ def opinion(run: Evidence, healthy: Iterable[str]) -> Opinion:
     """
     measured = [found for measure in MEASURES for found in measure(run)]
     regimes = verdict.judge_regimes(run.trajectories, run.rollouts, DEFAULT)
-    judged = causes.judge_causes(regimes, measured, DEFAULT)
+    judged = attribution.judge_causes(regimes, measured, DEFAULT)
     loud = {}
     for credit in ("uniform", *healthy):
         findings = [

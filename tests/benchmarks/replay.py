@@ -168,12 +168,23 @@ def run_replay(
 
 def passes(scale: Scale) -> Iterator[Row]:
     """Against plain passes and against the loop, in both precisions."""
-    yield from _passes(scale, torch.float32, at_most=0.7, faster=3.5)
-    yield from _passes(scale, torch.bfloat16, at_most=0.33, faster=3.9)
+    whole = scale.setting(torch.float32)
+    yield from _passes(scale, whole, at_most=0.7, faster=3.5)
+
+    took = seconds(
+        scale.repeats,
+        replay=lambda: run_replay(whole),
+        one_by_one=lambda: loop(whole.model, whole.names, whole.rollouts, batch=1),
+    )
+    alone = took["one_by_one"] / took["replay"]
+    yield told("the same loop, a completion a pass / replay, float32", alone, **took)
+    del whole
+
+    # Without instructions for it a pass takes six times as long: one group has to do.
+    yield from _passes(scale, scale.setting(torch.bfloat16, groups=1), at_most=0.33, faster=3.9)
 
 
-def _passes(scale: Scale, dtype: torch.dtype, *, at_most: float, faster: float) -> Iterator[Row]:
-    setting = scale.setting(dtype)
+def _passes(scale: Scale, setting: Setting, *, at_most: float, faster: float) -> Iterator[Row]:
     base, rollouts = setting.model.base, setting.rollouts
 
     def plain_adapted() -> None:
@@ -186,16 +197,13 @@ def _passes(scale: Scale, dtype: torch.dtype, *, at_most: float, faster: float) 
         plain_adapted=plain_adapted,
         replay=lambda: run_replay(setting),
         loop=lambda: loop(setting.model, setting.names, rollouts),
-        one_by_one=lambda: loop(setting.model, setting.names, rollouts, batch=1),
     )
-    said = str(dtype).removeprefix("torch.")
+    said = str(base.dtype).removeprefix("torch.")
     floor = floor_tokens(rollouts) / all_tokens(rollouts)
     detail = took | {"floor_in_tokens": floor}
     plain = (len(setting.names) + 1) * took["plain"]
     yield most(f"replay / (N + 1) plain passes, {said}", took["replay"] / plain, at_most, **detail)
     yield least(f"loop / replay, {said}", took["loop"] / took["replay"], faster, "x", **detail)
-    alone = took["one_by_one"] / took["replay"]
-    yield told(f"the same loop, a completion a pass / replay, {said}", alone)
 
 
 def second_scan(scale: Scale) -> Iterator[Row]:

@@ -15,9 +15,10 @@ from scipy import stats
 from arca_diag.diagnostics.agnosticism import Layout, explained_mean
 from arca_diag.measurements.agnosticism import measure_agnosticism
 from arca_diag.measurements.evidence import Evidence
+from arca_diag.redaction import redact
 from arca_diag.results import Measurement
 from arca_diag.signals import SIGNAL_NAMES
-from arca_diag.tables import Tables, redact
+from arca_diag.tables import Tables
 
 STEP, SHARPENING = 7, 2.0
 CLASSES = ("punctuation", "punctuation", "digit", "digit", "word", "word", "word", "word")

@@ -25,11 +25,12 @@ from arca_diag.inputs.gathered import Inputs
 from arca_diag.measurements.evidence import Evidence
 from arca_diag.measurements.noise import measure_noise, noise_share
 from arca_diag.pipeline import diagnose
+from arca_diag.redaction import redact
 from arca_diag.replay import noise as replay_noise
 from arca_diag.replay.scores import Replayed
 from arca_diag.results import Measurement, Report
 from arca_diag.signals import SIGNAL_NAMES
-from arca_diag.tables import NOISE, Tables, noise_table, redact
+from arca_diag.tables import NOISE, Tables, noise_table
 from tests.conftest import UNRENDERED, Ragged, batch, ragged
 from tests.replay.test_forward import COLUMNS
 from tests.test_store import report

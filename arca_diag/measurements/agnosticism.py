@@ -124,12 +124,13 @@ class _Credit:
         self, name: str, found: Estimate, defined: np.ndarray, reason: str | None = None
     ) -> Measurement:
         """From a figure of all completions together that these are defined in."""
-        used = self.used[defined]
+        clusters = set(self.used["cluster"].to_numpy()[defined].tolist())
         return measurement(
             self.place,
             name,
-            replace(found, n_clusters=used["cluster"].nunique()),
-            used,
+            replace(found, n_clusters=len(clusters)),
+            self.used,
+            defined=defined,
             signal=self.signal,
             sharpening=self.evidence.sharpening,
             reason=reason or self.why,

@@ -14,6 +14,8 @@ from arca_diag.verdict import NO_SIGNAL
 #: A figure with its interval, from one value a completion and the prompt of each.
 Estimator = Callable[[np.ndarray, np.ndarray], Estimate]
 
+_ALL = slice(None)
+
 
 def measurement(
     place: Place,
@@ -22,6 +24,7 @@ def measurement(
     used: pd.DataFrame,
     *,
     reason: str,
+    defined: np.ndarray | slice = _ALL,
     signal: str | None = None,
     sharpening: float | None = None,
     against: str | None = None,
@@ -34,11 +37,12 @@ def measurement(
         found: Its value, limits and prompts.
         used: The completions that it is from.
         reason: Why there is none, where the value is NaN.
+        defined: Which of them it is from, where it is not all.
         signal: Which signal, if any.
         sharpening: At which power, if any.
         against: The other signal or checkpoint, where a figure compares two.
     """
-    groups, tokens = used["group_id"].to_numpy(), used["n_tokens"].to_numpy()
+    groups, tokens = (used[c].to_numpy()[defined] for c in ("group_id", "n_tokens"))
     return _counted(place, name, found, groups, tokens, lambda: reason, signal, sharpening, against)
 
 

@@ -79,17 +79,17 @@ def measure_noise(evidence: Evidence) -> list[Measurement]:
             rows = place.completions
             keys = pd.MultiIndex.from_frame(rows[_COMPLETION].assign(replica=replica))
             again = keys.isin(found.index)
-            here = found.reindex(keys[again])
+            here, replayed = found.reindex(keys[again]), rows[again]
             for signal in SIGNAL_NAMES:
                 for name, estimate in _FIGURES.items():
                     values = here[signal, name].to_numpy(float)
-                    reason = _why_undefined(place, rows, rows[again], name)
+                    reason = _why_undefined(place, rows, replayed, name)
                     out.append(
                         figure(
                             place,
                             name,
                             values,
-                            rows[again],
+                            replayed,
                             signal=signal,
                             against=replica,
                             reason=reason,

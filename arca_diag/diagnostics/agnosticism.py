@@ -7,7 +7,6 @@ credit are then shares of tokens on average, so a lift of 1 is exactly what chan
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -89,7 +88,7 @@ def explained(
         A number <= 1, dimensionless; NaN below `MIN_TOKENS` tokens, where the credit is within
         .01 of even in total variation, and with fewer than two prompts.
     """
-    return _explains(weights, labels, layout)(None)
+    return _learn(weights, labels, layout).explains()
 
 
 def explained_mean(
@@ -128,13 +127,13 @@ def explained_mean(
     Source:
         Tukey (1958), Annals of Mathematical Statistics 29:614, on the jackknife.
     """
-    without = _explains(weights, labels, layout)
-    values = without(None)
-    itself = cluster_mean(_explains(weights, labels, layout, of_itself=True)(None), layout.prompt)
+    table = _learn(weights, labels, layout)
+    values = table.explains()
+    itself = cluster_mean(_learn(weights, labels, layout, of_itself=True).explains(), layout.prompt)
     whole = cluster_mean(values, layout.prompt)
     prompts = np.unique(layout.prompt[~np.isnan(values)])
     left = [
-        cluster_mean(np.where(layout.prompt == k, np.nan, without(k)), layout.prompt).value
+        cluster_mean(np.where(layout.prompt == k, np.nan, table.explains(k)), layout.prompt).value
         for k in prompts.tolist()
     ]
     n = len(prompts)
@@ -144,20 +143,70 @@ def explained_mean(
     return replace(whole, low=whole.value - half, high=most + half)
 
 
-def _explains(
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """What labels hold on other prompts, and how far that goes to the credit of each.
+
+    Attributes:
+        weights: Credit.
+        labels: From 0.
+        layout: Of the tokens.
+        mean: S of every prompt and label; 0 where the prompt has no such label.
+        has: 1 where it has one, else 0.
+        above: Numerator of m at each token.
+        below: Its denominator.
+    """
+
+    weights: np.ndarray
+    labels: np.ndarray
+    layout: Layout
+    mean: np.ndarray
+    has: np.ndarray
+    above: np.ndarray
+    below: np.ndarray
+
+    @cached_property
+    def prompt(self) -> np.ndarray:
+        """Of each token."""
+        return self.layout.prompt[self.layout.completion]
+
+    @cached_property
+    def even(self) -> np.ndarray:
+        """Total variation of each completion from even credit."""
+        return self.variation(1.0 / self.layout.n_tokens[self.layout.completion])
+
+    def variation(self, other: np.ndarray) -> np.ndarray:
+        """Total variation of each completion from another credit."""
+        apart = np.abs(self.weights - other)
+        n_completions = len(self.layout.prompt)
+        return np.bincount(self.layout.completion, weights=apart, minlength=n_completions) / 2
+
+    def explains(self, left_out: int | None = None) -> np.ndarray:
+        """`explained`, with a prompt left out of the table or not; its own are then of no use."""
+        n, at = self.layout.n_tokens, self.layout.completion
+        if len(self.mean) - (left_out is not None) < 2:
+            return np.full(len(n), np.nan)
+        lift = self.above / self.below
+        if left_out is not None:
+            others = self.prompt != left_out
+            lift = (self.above - others * self.mean[left_out, self.labels]) / (
+                self.below - others * self.has[left_out, self.labels]
+            )
+        predicted = lift / np.bincount(at, weights=lift)[at]
+        defined = (n >= MIN_TOKENS) & (self.even >= _EVEN)
+        apart = self.variation(predicted) / np.where(defined, self.even, 1.0)
+        return np.where(defined, 1 - apart, np.nan)
+
+
+def _learn(
     weights: Float[np.ndarray, " token"],
     labels: Int[np.ndarray, " token"],
     layout: Layout,
     *,
     of_itself: bool = False,
-) -> Callable[[int | None], np.ndarray]:
-    """`explained` as a function of the prompt that is left out of the table, if any.
-
-    What it gives for completions of the prompt that is left out is of no use. `of_itself` takes a
-    table of all prompts for each, without the ones.
-    """
-    n = layout.n_tokens
-    length = n[layout.completion]
+) -> _Table:
+    """The table; `of_itself`: of all prompts for each, without the ones."""
+    length = layout.n_tokens[layout.completion]
     prompt = layout.prompt[layout.completion]
     n_prompts, n_labels = int(layout.prompt.max(initial=-1)) + 1, int(labels.max(initial=-1)) + 1
     cell, size = prompt * n_labels + labels, n_prompts * n_labels
@@ -172,27 +221,15 @@ def _explains(
         above, below = (
             (1 + of - own).ravel()[cell] for of, own in zip(sums, (mean, has), strict=True)
         )
-
-    def variation(other: np.ndarray) -> np.ndarray:
-        apart = np.abs(weights - other)
-        return np.bincount(layout.completion, weights=apart, minlength=len(n)) / 2
-
-    even = variation(1.0 / length)
-    defined = (n >= MIN_TOKENS) & (even >= _EVEN)
-
-    def without(left_out: int | None) -> np.ndarray:
-        if n_prompts - (left_out is not None) < 2:
-            return np.full(len(n), np.nan)
-        lift = above / below
-        if left_out is not None:
-            others = prompt != left_out
-            lift = (above - others * mean[left_out, labels]) / (
-                below - others * has[left_out, labels]
-            )
-        predicted = lift / np.bincount(layout.completion, weights=lift)[layout.completion]
-        return np.where(defined, 1 - variation(predicted) / np.where(defined, even, 1.0), np.nan)
-
-    return without
+    return _Table(
+        weights=weights,
+        labels=labels,
+        layout=layout,
+        mean=mean,
+        has=has,
+        above=above,
+        below=below,
+    )
 
 
 def shares(

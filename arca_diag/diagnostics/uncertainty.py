@@ -102,18 +102,19 @@ def cluster_mean_skewed(
         return Estimate(value=value, low=value - half, high=value + half, n_clusters=n)
     spread = float(means.std(ddof=1))
     skew = n / ((n - 1) * (n - 2)) * float((((means - value) / spread) ** 3).sum())
-
-    def mu(t: float) -> float:
-        """Where the transformed statistic would be t."""
-        reach = t / math.sqrt(n)
-        if abs(skew) > _NO_SKEW:
-            reach = 3 / skew * (math.cbrt(1 + skew * (reach - skew / (6 * n))) - 1)
-        return value - spread * reach
-
     t = float(special.stdtrit(n - 1, _TAIL))
+    low, high = (value - spread * _untransformed(side, n, skew) for side in (t, -t))
     return Estimate(
-        value=value, low=min(value - half, mu(t)), high=max(value + half, mu(-t)), n_clusters=n
+        value=value, low=min(value - half, low), high=max(value + half, high), n_clusters=n
     )
+
+
+def _untransformed(t: float, n: int, skew: float) -> float:
+    """Where sqrt(n) f(u) is t."""
+    reach = t / math.sqrt(n)
+    if abs(skew) <= _NO_SKEW:
+        return reach
+    return 3 / skew * (math.cbrt(1 + skew * (reach - skew / (6 * n))) - 1)
 
 
 def cluster_share(

@@ -165,6 +165,19 @@ def ragged(
     return laid_out(rows, spare=draw(st.integers(0, 3)), seed=draw(st.integers(0, 2**32 - 1)))
 
 
+#: Where annotated shapes are checked as tests run: those of single functions. What scans and
+#: judges runs as users run it, which takes half the time; `shapes` marks one that is checked.
+_SHAPES = ("diagnostics", "replay", "test_credit.py", "test_shapes.py", "test_signals.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Turn the checks on or off before any fixture of the test is made."""
+    at = item.path.relative_to(ROOT / "tests").parts[0]
+    checked = at in _SHAPES or item.get_closest_marker("shapes") is not None
+    jaxtyping.config.update("jaxtyping_disable", not checked)
+
+
 @pytest.fixture
 def without_shape_checks() -> Iterator[None]:
     """Run the package as users do: jaxtyping checks annotated shapes only under pytest."""

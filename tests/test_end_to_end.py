@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import jsonschema
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from arca_diag.config import resolve
 from arca_diag.diagnostics.agreement import AGREEMENTS
+from arca_diag.diagnostics.uncertainty import cluster_mean
 from arca_diag.errors import ArcaError, ResultError
 from arca_diag.pipeline import Diagnosis, diagnose
 from arca_diag.progress import Silent
@@ -41,8 +44,6 @@ from tests.test_tables import (
 
 GOLDEN = Path(__file__).parent / "golden" / "tiny_addition.json"
 SMALL = {"groups": 2, "fixed_groups": 3}
-# Whole scans, as users run them: shapes are checked where the parts are tested.
-pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 #: Figures that come from random permutations.
 DRAWN = {
@@ -153,6 +154,15 @@ def copied(finished: tuple[Path, Done], tmp_path: Path) -> Path:
 
 
 # What a scan leaves.
+
+
+@pytest.mark.shapes
+def test_every_annotated_shape_holds_in_a_whole_scan(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(jaxtyping.TypeCheckError):  # they are checked
+        cluster_mean(np.ones((2, 2)), np.arange(2))
+    flags = {"groups": 1, "fixed_groups": 1, "checkpoints": "20", "gradients": 20}
+    report = scan(tiny_run, out=tmp_path / "out", **flags).report
+    assert measured_at(report) == {20}
 
 
 def test_a_scan_ends_well_and_says_nothing_but_the_document_with_json(

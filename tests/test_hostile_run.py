@@ -41,7 +41,6 @@ from tests.inputs import (
 )
 from tests.inputs.test_pickles import Planted
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")
 FEW = ("--groups", "1", "--fixed-groups", "1")
 CHECKPOINTS = ("checkpoint-2", "checkpoint-20")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

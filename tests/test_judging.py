@@ -15,7 +15,6 @@ from tests.conftest import UNRENDERED
 
 SEEDS = range(1, 21)
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")
 SMALL = {"groups": 12, "fixed_groups": 12}
 
 

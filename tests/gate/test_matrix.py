@@ -30,7 +30,6 @@ from arca_diag.saved import read_tables
 from tests.conftest import UNRENDERED
 from tests.gate.test_outcome import PUBLISHED
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")
 #: Enough prompts for every cause: credit of the first token alone goes by place.
 SMALL = {"groups": 16, "fixed_groups": 12}
 LAST = re.compile(r"arca-diag: (PASSED|FAILED|INCONCLUSIVE|ERROR) .+ in \d+\.\d s", re.DOTALL)

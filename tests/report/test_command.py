@@ -19,8 +19,6 @@ from arca_diag.config import resolve
 from arca_diag.pipeline import diagnose
 from tests.conftest import ROOT, UNRENDERED
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")
-
 
 @pytest.fixture(scope="module")
 def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -327,6 +327,12 @@ class TestReplay:
         out = tmp_path / "figures.json"
         assert replay.main(["--quick", "--only", only, "--out", str(out)]) == 0
         rows = json.loads(out.read_text())["rows"]
-        assert len(rows) == 10
+        of_loops = [row["name"] for row in rows if "loop" in row["name"]]
+        assert of_loops == [
+            "loop / replay, float32",
+            "the same loop, a completion a pass / replay, float32",
+            "loop / replay, bfloat16",
+        ]
+        assert len(rows) == 9
         assert all(row["value"] > 0 for row in rows)
         assert "prompts of 45 tokens, completions of 17 on average" in capsys.readouterr().out

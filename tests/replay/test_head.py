@@ -1,3 +1,4 @@
+import gc
 import math
 import weakref
 from collections.abc import Callable, Iterator
@@ -101,10 +102,13 @@ def test_the_size_of_a_tile_moves_no_bit(tile, monkeypatch) -> None:
 def test_no_more_than_a_tile_of_logits_is_ever_held(tile, monkeypatch) -> None:
     asked: list[int] = []
     alive: list[weakref.ref[Tensor]] = []
-    most = 0
+    most = held = 0
 
     def watched(states: Tensor) -> Tensor:
-        nonlocal most
+        nonlocal most, held
+        wide = (t for t in gc.get_objects() if type(t) is Tensor and t.ndim == 2)
+        sizes = {t.data_ptr(): len(t) for t in wide if t.shape[1] == VOCABULARY}
+        held = max(held, sum(sizes.values()))
         asked.append(len(states))
         logits = torch.ones(len(states), VOCABULARY) * states[:, :1]
         alive.append(weakref.ref(logits))
@@ -124,6 +128,7 @@ def test_no_more_than_a_tile_of_logits_is_ever_held(tile, monkeypatch) -> None:
     assert max(asked) == tile
     assert sum(asked) == 4 * 23
     assert most <= 2 * tile  # the reference's and one other's; those of the tile before are gone
+    assert held <= tile  # nothing else as wide is kept from one model to the next
 
 
 def test_a_vocabulary_larger_than_a_tile_still_goes_one_token_at_a_time(monkeypatch) -> None:

@@ -49,6 +49,7 @@ class AdaptedModel:
         self.modules = [name for name, _ in base.named_modules()]
         self.plain_head = base.get_output_embeddings()
         self._running = base
+        self._active: str | None = None  # resident adapter that PEFT has active
         self._labels: dict[str, str] = {}  # resident adapter -> its name in PEFT
         self._contents: dict[str | None, str] = {None: "base"}  # what `using` takes -> its hash
         self._references: dict[str, str] = {}  # checkpoint -> resident adapter
@@ -74,6 +75,7 @@ class AdaptedModel:
                 one is named with both shapes. Or a kind that cannot be replayed rightly.
         """
         said = adapter.checkpoint.name
+        self._active = None  # whatever PEFT makes active now, it is told again
         check_fits(adapter, self.kinds)
         check_patterns(adapter.config, self.modules, f"{said}/adapter_config.json")
         waiting = spread.waits(self.base)
@@ -304,7 +306,9 @@ class AdaptedModel:
             finally:
                 self.peft.base_model.enable_adapter_layers()
             return
-        self.peft.set_adapter(self._labels[name])
+        if self._active != name:  # PEFT walks all modules for it
+            self.peft.set_adapter(self._labels[name])
+            self._active = name
         trained = self._biases[name]
         own = {key: self._known_biases[key].data for key in trained}
         try:

@@ -27,11 +27,14 @@ class HeadScores:
         entropy: Entropy over the full vocabulary, of each state.
         kl_exact: KL(this || reference) over the full vocabulary, of each state; 0 for the
             reference itself.
+        total: sum_v exp z(v) of each state, z being logits / temperature less their maximum; no
+            unit, 1 or more.
     """
 
     logprob: Float[Tensor, " token"]
     entropy: Float[Tensor, " state"]
     kl_exact: Float[Tensor, " state"]
+    total: Float[Tensor, " state"]
 
 
 def score_tokens(
@@ -42,6 +45,7 @@ def score_tokens(
     *,
     vocabulary: int,
     temperature: float,
+    known: HeadScores | None = None,
 ) -> tuple[HeadScores, list[HeadScores]]:
     """Score each token under the reference and under every adapted model, in one tile walk.
 
@@ -58,6 +62,7 @@ def score_tokens(
         at: Which state each of them follows; one state can have several.
         vocabulary: Size of the vocabulary; decides the tile.
         temperature: The sampling temperature that trainers divide logits by.
+        known: The reference's scores, if it was scored before; its logits are made for KL alone.
 
     Returns:
         The reference's scores, and one set for each adapted model.
@@ -78,20 +83,25 @@ def score_tokens(
         for place, (hidden, head) in enumerate(models):
             logits = head(hidden[start : start + tile])
             for number, first in enumerate(range(0, len(logits), rows)):
+                begin = start + first
+                if place == 0 and known is not None:
+                    total = known.total[begin : begin + rows]
+                    piece = _Piece.known(logits[first : first + rows], temperature, total)
+                    ref_pieces.append(piece)
+                    continue
                 piece = _Piece.of(logits[first : first + rows], temperature)
                 if place == 0:
                     ref_pieces.append(piece.kept())
-                begin = start + first
                 following = order[cuts[begin // rows] : cuts[begin // rows + 1]]
                 tokens[place].append(piece.logprob(at[following] - begin, targets[following]))
                 states[place].append(piece.over_vocabulary(ref_pieces[number] if place else None))
             del logits, piece  # before the next model's are made
     back = torch.argsort(order).cpu()
-    scores = []
-    for of_tokens, of_states in zip(tokens, states, strict=True):
-        entropy, kl = _to_cpu(of_states, torch.empty(2, 0))
-        logprob = _to_cpu(of_tokens, torch.empty(0))[back]
-        scores.append(HeadScores(logprob=logprob, entropy=entropy, kl_exact=kl))
+    scores = [known] if known is not None else []
+    for place in range(len(scores), len(models)):
+        entropy, kl, total = _to_cpu(states[place], torch.empty(3, 0))
+        logprob = _to_cpu(tokens[place], torch.empty(0))[back]
+        scores.append(HeadScores(logprob=logprob, entropy=entropy, kl_exact=kl, total=total))
     return scores[0], scores[1:]
 
 
@@ -101,8 +111,8 @@ class _Piece:
 
     Attributes:
         centred: z, logits / temperature less their maximum.
-        weight: exp z; None where it is not needed any more.
-        total: S, its sum.
+        weight: exp z; None where it is not needed, or not any more.
+        total: S, the sum of exp z.
     """
 
     centred: Float[Tensor, "state vocabulary"]
@@ -112,12 +122,15 @@ class _Piece:
     @classmethod
     def of(cls, logits: Tensor, temperature: float) -> "_Piece":
         """Of logits, in place where they are precise enough."""
-        centred = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if temperature != 1:
-            centred /= temperature
-        centred -= centred.amax(dim=-1, keepdim=True)
+        centred = _centre(logits, temperature)
         weight = centred.exp()
         return cls(centred=centred, weight=weight, total=weight.sum(dim=-1))
+
+    @classmethod
+    def known(cls, logits: Tensor, temperature: float, total: Tensor) -> "_Piece":
+        """The same without its weights, for others' KL from it."""
+        centred = _centre(logits, temperature)
+        return cls(centred=centred, weight=None, total=total.to(centred.dtype).to(centred.device))
 
     def kept(self) -> "_Piece":
         """What others' KL from this one needs."""
@@ -127,15 +140,15 @@ class _Piece:
         """Of tokens at states."""
         return self.centred[state, token] - self.total.log()[state]
 
-    def over_vocabulary(self, ref: "_Piece | None") -> Float[Tensor, "2 state"]:
-        """Entropy, and KL from a reference, of every state; from itself it is 0."""
+    def over_vocabulary(self, ref: "_Piece | None") -> Float[Tensor, "3 state"]:
+        """Entropy, KL from a reference (0 from itself) and S of every state."""
         entropy = self.total.log() - self._mean(self.centred)
         if ref is None:
             kl = torch.zeros_like(entropy)
         else:
             log_ratio = self.total.log() - ref.total.log()
             kl = self._mean(self.centred - ref.centred) - log_ratio
-        return torch.stack([entropy, kl]).clamp(min=0)
+        return torch.stack([entropy.clamp(min=0), kl.clamp(min=0), self.total])
 
     def _mean(self, values: Tensor) -> Tensor:
         """Over the vocabulary, in one pass; a logit of -inf has no weight and gives no NaN."""
@@ -144,6 +157,15 @@ class _Piece:
         if not torch.isfinite(found).all():
             found = torch.linalg.vecdot(self.weight, values.masked_fill(self.weight == 0, 0))
         return found / self.total
+
+
+def _centre(logits: Tensor, temperature: float) -> Float[Tensor, "state vocabulary"]:
+    """Logits / temperature less their maximum, in place where they are precise enough."""
+    centred = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if temperature != 1:
+        centred /= temperature
+    centred -= centred.amax(dim=-1, keepdim=True)
+    return centred
 
 
 def _to_cpu(parts: list[Tensor], nothing: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-_FORMAT = 3
+_FORMAT = 4
 _SUFFIX = ".safetensors"
 _PACKAGES = ("torch", "transformers", "peft")
 

@@ -239,7 +239,8 @@ def second_scan(scale: Scale) -> Iterator[Row]:
             run_replay(fixed, setting.names, units)
             run_replay(own, [new], units)
 
-        took = seconds(scale.repeats, second=second, adapted=adapted)
+        # Near its bar, and over in a minute: more repeats.
+        took = seconds(3 * scale.repeats, second=second, adapted=adapted)
     again, pass_over = took["second"], took["adapted"]
     yield most(
         "second scan with a new checkpoint / one adapted pass",

@@ -443,6 +443,28 @@ def test_several_resident_adapters_give_what_each_gives_alone(tiny_run: Path) ->
     assert np.abs(a - b).max() > 0.01
 
 
+def test_adapters_that_come_between_replays_change_no_other(tmp_path: Path) -> None:
+    base = small_llama(tmp_path / "base")
+    rollouts = random_rollouts(19, count=2)
+    kinds: list[dict[str, Any]] = [
+        {"target_modules": ["q_proj"]},
+        {"target_modules": ["q_proj", "down_proj"], "modules_to_save": ["norm"]},
+        {"target_modules": ["k_proj"], "trainable_token_indices": [3, 11]},
+    ]
+    model, names, truth = load(base), [], {}
+    for number, kind in enumerate(kinds):
+        name = f"checkpoint-{number}"
+        folder = new_adapter(base, tmp_path / name, seed=number, **kind)
+        model.add(read_adapter(Checkpoint(name=name, step=None, path=folder)))
+        names.append(name)
+        truth[name] = plain(base, folder, rollouts)
+        for order in (names, [name, *names[:-1]]):  # what was active is not the first each time
+            found = scored(model, rollouts, order)
+            for n in names:
+                for r in rollouts:
+                    assert_same(found[n, r.id], truth[n][r.id])
+
+
 def test_an_adapter_that_was_refused_leaves_the_others_alone(
     tiny_run: Path, tmp_path: Path
 ) -> None:

@@ -23,7 +23,11 @@ def look_up(logits: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 
 def score(
-    ref_logits: Tensor, *logits: Tensor, targets: Tensor, temperature: float = 1.0
+    ref_logits: Tensor,
+    *logits: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    known: HeadScores | None = None,
 ) -> tuple[HeadScores, list[HeadScores]]:
     return score_tokens(
         look_up(ref_logits),
@@ -32,6 +36,7 @@ def score(
         torch.arange(len(targets)),
         vocabulary=ref_logits.shape[1],
         temperature=temperature,
+        known=known,
     )
 
 
@@ -129,6 +134,21 @@ def test_no_more_than_a_tile_of_logits_is_ever_held(tile, monkeypatch) -> None:
     assert sum(asked) == 4 * 23
     assert most <= 2 * tile  # the reference's and one other's; those of the tile before are gone
     assert held <= tile  # nothing else as wide is kept from one model to the next
+
+
+def test_a_reference_that_was_scored_before_gives_the_same_kl(monkeypatch) -> None:
+    ref, *adapted = random_logits(23, 3, torch.float32)
+    targets = torch.arange(23) % VOCABULARY
+    before, others = score(ref, *adapted, targets=targets, temperature=0.7)
+    with tiles_of(5, monkeypatch):
+        found, again = score(ref, *adapted, targets=targets, temperature=0.7, known=before)
+    assert found is before
+    for one, other in zip(again, others, strict=True):
+        for name in ("logprob", "entropy", "kl_exact", "total"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    np.testing.assert_allclose(
+        before.total, (ref / 0.7 - (ref / 0.7).amax(-1, keepdim=True)).double().exp().sum(-1), 1e-6
+    )
 
 
 def test_a_vocabulary_larger_than_a_tile_still_goes_one_token_at_a_time(monkeypatch) -> None:

@@ -124,7 +124,7 @@ class _Run:
                 "hidden": ref_hidden,
                 "logprob": ref_scores.logprob,
                 "entropy": ref_scores.entropy,
-                "total": ref_scores.total,
+                "log_total": ref_scores.log_total,
                 "norm": _norm(ref_hidden),
             }
             self.units.keep(self._of(self.against), known)
@@ -225,7 +225,7 @@ class _Run:
         layout = {
             "hidden": (hidden, self.model.base.dtype),
             "logprob": (tokens, torch.float64),
-            **dict.fromkeys(("entropy", "total", "norm"), (states, torch.float64)),
+            **dict.fromkeys(("entropy", "log_total", "norm"), (states, torch.float64)),
         }
         return self.units.find(self._of(self.against), layout)
 
@@ -245,7 +245,7 @@ def _scores_of(reference: Columns) -> HeadScores:
         logprob=reference["logprob"],
         entropy=reference["entropy"],
         kl_exact=torch.zeros_like(reference["entropy"]),
-        total=reference["total"],
+        log_total=reference["log_total"],
     )
 
 

@@ -1,17 +1,17 @@
 """The language-model head in tiles of states: (batch, position, vocabulary) is never held."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_TILE_ELEMENTS = 2**24  # logits in a tile: 64 MB in float32, whatever the vocabulary
+_TILE_ELEMENTS = 2**25  # logits in a tile: 128 MB in float32, whatever the vocabulary
 
 #: Logits that a CPU works on at a time: what is read and written several times over stays in its
 #: cache, which makes the work on a large vocabulary four times as fast.
-_CACHED_ELEMENTS = 2**18
+_CACHED_ELEMENTS = 2**19
 
 #: Hidden states -> logits, as the model itself computes them: a tensor of their own, for it is
 #: worked on in place. A second one as large would cost as much as the arithmetic.
@@ -27,14 +27,14 @@ class HeadScores:
         entropy: Entropy over the full vocabulary, of each state.
         kl_exact: KL(this || reference) over the full vocabulary, of each state; 0 for the
             reference itself.
-        total: sum_v exp z(v) of each state, z being logits / temperature less their maximum; no
-            unit, 1 or more.
+        log_total: log sum_v exp(logits(v) / temperature) of each state: what its log-probabilities
+            are less than its logits / temperature.
     """
 
     logprob: Float[Tensor, " token"]
     entropy: Float[Tensor, " state"]
     kl_exact: Float[Tensor, " state"]
-    total: Float[Tensor, " state"]
+    log_total: Float[Tensor, " state"]
 
 
 def score_tokens(
@@ -50,10 +50,10 @@ def score_tokens(
     """Score each token under the reference and under every adapted model, in one tile walk.
 
     Log-probabilities, entropies and KL are those of softmax(logits / temperature), computed in
-    float32 at least. With z the logits / temperature less their maximum and S = sum_v exp z(v):
+    float32 at least. With y = logits / temperature, z = y less its maximum and S = sum_v exp z(v):
     log pi(v) = z(v) - log S, H = log S - E[z], and KL(pi_adapted || pi_ref) =
-    E_adapted[z - z_ref] - (log S - log S_ref), both clamped at 0 against rounding; equal logits
-    give exactly 0.
+    E_adapted[y - y_ref] - (L - L_ref) with L = log S + max y, both clamped at 0 against rounding;
+    equal logits give exactly 0.
 
     Args:
         reference: Hidden states at the predicting positions, and the head that reads them.
@@ -79,93 +79,77 @@ def score_tokens(
     tokens: list[list[Tensor]] = [[] for _ in models]
     states: list[list[Tensor]] = [[] for _ in models]
     for start in range(0, count, tile):
-        ref_pieces: list[_Piece] = []
+        ref: Tensor | None = None
         for place, (hidden, head) in enumerate(models):
-            logits = head(hidden[start : start + tile])
-            for number, first in enumerate(range(0, len(logits), rows)):
-                begin = start + first
-                if place == 0 and known is not None:
-                    total = known.total[begin : begin + rows]
-                    piece = _Piece.known(logits[first : first + rows], temperature, total)
-                    ref_pieces.append(piece)
-                    continue
-                piece = _Piece.of(logits[first : first + rows], temperature)
-                if place == 0:
-                    ref_pieces.append(piece.kept())
+            logits = _scaled(head(hidden[start : start + tile]), temperature)
+            if place == 0:
+                ref = logits
+            for first in range(0, len(logits) if place or known is None else 0, rows):
+                inside, begin = slice(first, first + rows), start + first
                 following = order[cuts[begin // rows] : cuts[begin // rows + 1]]
-                tokens[place].append(piece.logprob(at[following] - begin, targets[following]))
-                states[place].append(piece.over_vocabulary(ref_pieces[number] if place else None))
-            del logits, piece  # before the next model's are made
+                of_tokens, of_states = _score(
+                    logits[inside],
+                    ref[inside] if place and ref is not None else None,
+                    at[following] - begin,
+                    targets[following],
+                )
+                tokens[place].append(of_tokens)
+                states[place].append(of_states)
+            del logits  # before the next model's are made
     back = torch.argsort(order).cpu()
-    scores = [known] if known is not None else []
-    for place in range(len(scores), len(models)):
-        entropy, kl, total = _to_cpu(states[place], torch.empty(3, 0))
+    found = [] if known is None else [known]
+    for place in range(len(found), len(models)):
         logprob = _to_cpu(tokens[place], torch.empty(0))[back]
-        scores.append(HeadScores(logprob=logprob, entropy=entropy, kl_exact=kl, total=total))
-    return scores[0], scores[1:]
+        entropy, log_ratio, total, most = _to_cpu(states[place], torch.empty(4, 0))
+        # Here in float64: a maximum of 30 leaves a float32 no room for a small KL.
+        log_total = total.log() + most
+        kl = log_ratio - (log_total - found[0].log_total) if found else torch.zeros_like(entropy)
+        found.append(
+            HeadScores(
+                logprob=logprob,
+                entropy=entropy.clamp(min=0),
+                kl_exact=kl.clamp(min=0),
+                log_total=log_total,
+            )
+        )
+    return found[0], found[1:]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Piece:
-    """The distributions at a few states.
+def _score(
+    logits: Float[Tensor, "state vocabulary"],
+    ref: Float[Tensor, "state vocabulary"] | None,
+    at: Int[Tensor, " token"],
+    targets: Int[Tensor, " token"],
+) -> tuple[Float[Tensor, " token"], Float[Tensor, "4 state"]]:
+    """Log-probabilities of tokens; H, E[y - y_ref] (0 without a reference), S, max y of states.
 
-    Attributes:
-        centred: z, logits / temperature less their maximum.
-        weight: exp z; None where it is not needed, or not any more.
-        total: S, the sum of exp z.
+    Logits of an adapted model are worked on in place, those of the reference are kept.
     """
-
-    centred: Float[Tensor, "state vocabulary"]
-    weight: Float[Tensor, "state vocabulary"] | None
-    total: Float[Tensor, " state"]
-
-    @classmethod
-    def of(cls, logits: Tensor, temperature: float) -> "_Piece":
-        """Of logits, in place where they are precise enough."""
-        centred = _centre(logits, temperature)
-        weight = centred.exp()
-        return cls(centred=centred, weight=weight, total=weight.sum(dim=-1))
-
-    @classmethod
-    def known(cls, logits: Tensor, temperature: float, total: Tensor) -> "_Piece":
-        """The same without its weights, for others' KL from it."""
-        centred = _centre(logits, temperature)
-        return cls(centred=centred, weight=None, total=total.to(centred.dtype).to(centred.device))
-
-    def kept(self) -> "_Piece":
-        """What others' KL from this one needs."""
-        return replace(self, weight=None)
-
-    def logprob(self, state: Tensor, token: Tensor) -> Float[Tensor, " token"]:
-        """Of tokens at states."""
-        return self.centred[state, token] - self.total.log()[state]
-
-    def over_vocabulary(self, ref: "_Piece | None") -> Float[Tensor, "3 state"]:
-        """Entropy, KL from a reference (0 from itself) and S of every state."""
-        entropy = self.total.log() - self._mean(self.centred)
-        if ref is None:
-            kl = torch.zeros_like(entropy)
-        else:
-            log_ratio = self.total.log() - ref.total.log()
-            kl = self._mean(self.centred - ref.centred) - log_ratio
-        return torch.stack([entropy.clamp(min=0), kl.clamp(min=0), self.total])
-
-    def _mean(self, values: Tensor) -> Tensor:
-        """Over the vocabulary, in one pass; a logit of -inf has no weight and gives no NaN."""
-        assert self.weight is not None
-        found = torch.linalg.vecdot(self.weight, values)
-        if not torch.isfinite(found).all():
-            found = torch.linalg.vecdot(self.weight, values.masked_fill(self.weight == 0, 0))
-        return found / self.total
+    log_ratio = None if ref is None else logits - ref
+    most = logits.amax(dim=-1, keepdim=True)
+    centred = logits - most if ref is None else logits.sub_(most)
+    weight = centred.exp()
+    total = weight.sum(dim=-1)
+    logprob = centred[at, targets] - total.log()[at]
+    entropy = total.log() - _mean(weight, total, centred)
+    mean = torch.zeros_like(total) if log_ratio is None else _mean(weight, total, log_ratio)
+    return logprob, torch.stack([entropy, mean, total, most[:, 0]])
 
 
-def _centre(logits: Tensor, temperature: float) -> Float[Tensor, "state vocabulary"]:
-    """Logits / temperature less their maximum, in place where they are precise enough."""
-    centred = logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _mean(weight: Tensor, total: Tensor, values: Tensor) -> Tensor:
+    """Over the vocabulary, in one pass; a logit of -inf has no weight and gives no NaN."""
+    found = torch.linalg.vecdot(weight, values)
+    if not torch.isfinite(found).all():
+        found = torch.linalg.vecdot(weight, values.masked_fill(weight == 0, 0))
+    return found / total
+
+
+def _scaled(logits: Tensor, temperature: float) -> Float[Tensor, "state vocabulary"]:
+    """Logits / temperature in float32 at least; in place where they are precise enough."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature != 1:
-        centred /= temperature
-    centred -= centred.amax(dim=-1, keepdim=True)
-    return centred
+        wide /= temperature
+    return wide
 
 
 def _to_cpu(parts: list[Tensor], nothing: Tensor) -> Tensor:

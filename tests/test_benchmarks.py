@@ -323,7 +323,7 @@ class TestReplay:
             assert json.loads(json.dumps(dataclasses.asdict(row)))["met"] in (True, False)
 
     def test_it_runs_on_a_tiny_model_and_writes_its_figures(self, tmp_path, capsys):
-        only = "passes,second,sample,diagnostics"
+        only = "passes,bfloat16,second,sample,diagnostics"
         out = tmp_path / "figures.json"
         assert replay.main(["--quick", "--only", only, "--out", str(out)]) == 0
         rows = json.loads(out.read_text())["rows"]

@@ -81,7 +81,7 @@ def score_tokens(
     for start in range(0, count, tile):
         ref: Tensor | None = None
         for place, (hidden, head) in enumerate(models):
-            logits = _scaled(head(hidden[start : start + tile]), temperature)
+            logits = head(hidden[start : start + tile])
             if place == 0:
                 ref = logits
             for first in range(0, len(logits) if place or known is None else 0, rows):
@@ -92,6 +92,7 @@ def score_tokens(
                     ref[inside] if place and ref is not None else None,
                     at[following] - begin,
                     targets[following],
+                    temperature,
                 )
                 tokens[place].append(of_tokens)
                 states[place].append(of_states)
@@ -120,20 +121,25 @@ def _score(
     ref: Float[Tensor, "state vocabulary"] | None,
     at: Int[Tensor, " token"],
     targets: Int[Tensor, " token"],
+    temperature: float,
 ) -> tuple[Float[Tensor, " token"], Float[Tensor, "4 state"]]:
     """Log-probabilities of tokens; H, E[y - y_ref] (0 without a reference), S, max y of states.
 
-    Logits of an adapted model are worked on in place, those of the reference are kept.
+    Logits of an adapted model are worked on in place, those of the reference are kept as the head
+    gave them: in half precision they are widened here, where they stay in a CPU's cache.
     """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_ratio = None if ref is None else logits - ref
     most = logits.amax(dim=-1, keepdim=True)
     centred = logits - most if ref is None else logits.sub_(most)
+    if temperature != 1:
+        centred /= temperature
     weight = centred.exp()
     total = weight.sum(dim=-1)
     logprob = centred[at, targets] - total.log()[at]
     entropy = total.log() - _mean(weight, total, centred)
     mean = torch.zeros_like(total) if log_ratio is None else _mean(weight, total, log_ratio)
-    return logprob, torch.stack([entropy, mean, total, most[:, 0]])
+    return logprob, torch.stack([entropy, mean / temperature, total, most[:, 0] / temperature])
 
 
 def _mean(weight: Tensor, total: Tensor, values: Tensor) -> Tensor:
@@ -142,14 +148,6 @@ def _mean(weight: Tensor, total: Tensor, values: Tensor) -> Tensor:
     if not torch.isfinite(found).all():
         found = torch.linalg.vecdot(weight, values.masked_fill(weight == 0, 0))
     return found / total
-
-
-def _scaled(logits: Tensor, temperature: float) -> Float[Tensor, "state vocabulary"]:
-    """Logits / temperature in float32 at least; in place where they are precise enough."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if temperature != 1:
-        wide /= temperature
-    return wide
 
 
 def _to_cpu(parts: list[Tensor], nothing: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ def run_replay(
 
 
 def passes(scale: Scale) -> Iterator[Row]:
-    """Against plain passes and against the loop, in both precisions."""
+    """Against plain passes and against the loop."""
     whole = scale.setting(torch.float32)
     yield from _passes(scale, whole, at_most=0.7, faster=3.5)
 
@@ -178,8 +178,10 @@ def passes(scale: Scale) -> Iterator[Row]:
     )
     alone = took["one_by_one"] / took["replay"]
     yield told("the same loop, a completion a pass / replay, float32", alone, **took)
-    del whole
 
+
+def passes_bfloat16(scale: Scale) -> Iterator[Row]:
+    """The same in bfloat16."""
     # Without instructions for it a pass takes six times as long: one group has to do.
     yield from _passes(scale, scale.setting(torch.bfloat16, groups=1), at_most=0.33, faster=3.9)
 
@@ -204,51 +206,6 @@ def _passes(scale: Scale, setting: Setting, *, at_most: float, faster: float) ->
     plain = (len(setting.names) + 1) * took["plain"]
     yield most(f"replay / (N + 1) plain passes, {said}", took["replay"] / plain, at_most, **detail)
     yield least(f"loop / replay, {said}", took["loop"] / took["replay"], faster, "x", **detail)
-
-
-def second_scan(scale: Scale) -> Iterator[Row]:
-    """One new checkpoint, all others' passes kept: against one adapted pass over its sets."""
-    setting = scale.setting(groups=3 * scale.groups)
-    *old, new = setting.names
-    third = len(setting.rollouts) // 3
-    own = Setting(model=setting.model, names=(new,), rollouts=setting.rollouts[:third])
-    fixed = Setting(model=setting.model, names=setting.names, rollouts=setting.rollouts[third:])
-
-    def adapted() -> None:
-        """What no scan can do without: the new adapter's states, and the head over them."""
-        with torch.inference_mode(), setting.model.using(new):
-            for part in (own, fixed):
-                for batch in plan(part.work([new]), BUDGET, share=True):
-                    if batch.chains:
-                        hidden = setting.model.hidden(batch.ids, batch.attend)
-                    else:
-                        hidden = setting.model.hidden_of_trees(batch.ids, batch.depth, batch.end)
-                    setting.model.head(hidden.flatten(0, 1)[batch.states])
-
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shelf = open_shelf(folder)
-        assert shelf is not None
-        run_replay(fixed, old, Units(shelf=shelf))
-        before = set(folder.iterdir())
-
-        def second() -> None:
-            for path in set(folder.iterdir()) - before:
-                path.unlink()
-            units = Units(shelf=shelf)
-            run_replay(fixed, setting.names, units)
-            run_replay(own, [new], units)
-
-        # Near its bar, and over in a minute: more repeats.
-        took = seconds(3 * scale.repeats, second=second, adapted=adapted)
-    again, pass_over = took["second"], took["adapted"]
-    yield most(
-        "second scan with a new checkpoint / one adapted pass",
-        again / pass_over,
-        1.5,
-        second=again,
-        adapted=pass_over,
-    )
 
 
 def growth(scale: Scale) -> Iterator[Row]:
@@ -302,6 +259,57 @@ def alone(of: Callable[..., Any], *arguments: object) -> Any:
     """What a function gives in a process of its own, whose memory nothing has used before."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(of, *arguments).result()
+
+
+def _second_scan(scale: Scale) -> dict[str, float]:
+    """Median seconds of a second scan's replay, and of the new checkpoint's passes alone."""
+    setting = scale.setting(groups=3 * scale.groups)
+    *old, new = setting.names
+    third = len(setting.rollouts) // 3
+    own = Setting(model=setting.model, names=(new,), rollouts=setting.rollouts[:third])
+    fixed = Setting(model=setting.model, names=setting.names, rollouts=setting.rollouts[third:])
+
+    def adapted() -> None:
+        """What no scan can do without: the new adapter's states, and the head over them."""
+        with torch.inference_mode(), setting.model.using(new):
+            for part in (own, fixed):
+                for batch in plan(part.work([new]), BUDGET, share=True):
+                    if batch.chains:
+                        hidden = setting.model.hidden(batch.ids, batch.attend)
+                    else:
+                        hidden = setting.model.hidden_of_trees(batch.ids, batch.depth, batch.end)
+                    setting.model.head(hidden.flatten(0, 1)[batch.states])
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shelf = open_shelf(folder)
+        assert shelf is not None
+        run_replay(fixed, old, Units(shelf=shelf))
+        before = set(folder.iterdir())
+
+        def second() -> None:
+            for path in set(folder.iterdir()) - before:
+                path.unlink()
+            units = Units(shelf=shelf)
+            run_replay(fixed, setting.names, units)
+            run_replay(own, [new], units)
+
+        # Near its bar, and over in a minute: more repeats.
+        return seconds(3 * scale.repeats, second=second, adapted=adapted)
+
+
+def second_scan(scale: Scale) -> Iterator[Row]:
+    """One new checkpoint, all others' passes kept: against one adapted pass over its sets.
+
+    In a process of its own, as a scan is.
+    """
+    took = alone(_second_scan, scale)
+    yield most(
+        "second scan with a new checkpoint / one adapted pass",
+        took["second"] / took["adapted"],
+        1.5,
+        **took,
+    )
 
 
 def _memory(folder: Path, long: int) -> float:
@@ -420,6 +428,7 @@ def diagnostics(scale: Scale) -> Iterator[Row]:
 
 PARTS: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "passes": passes,
+    "bfloat16": passes_bfloat16,
     "second": second_scan,
     "growth": growth,
     "memory": memory,

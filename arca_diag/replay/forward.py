@@ -12,7 +12,7 @@ from arca_diag.errors import CheckpointError
 from arca_diag.progress import Progress
 from arca_diag.replay.adapted import AdaptedModel
 from arca_diag.replay.batches import Batch
-from arca_diag.replay.head import Head, HeadScores, score_tokens
+from arca_diag.replay.head import Head, score_tokens
 from arca_diag.replay.scores import Replayed
 from arca_diag.replay.units import Units, hash_ids
 
@@ -106,9 +106,9 @@ class _Run:
         """Run what is missing into `found`; return the reference."""
         device = self.model.end
         if known is None:
-            ref_hidden, known_scores = self._states(self.against, progress), None
+            ref_hidden = self._states(self.against, progress)
         else:
-            ref_hidden, known_scores = known["hidden"].to(device), _scores_of(known)
+            ref_hidden = known["hidden"].to(device)
         hidden = {name: self._states(name, progress) for name in missing}
         ref_scores, all_scores = score_tokens(
             (ref_hidden, self._head(self.against)),
@@ -117,14 +117,12 @@ class _Run:
             self.batch.at.to(device),
             vocabulary=self.model.base.config.vocab_size,
             temperature=temperature,
-            known=known_scores,
         )
         if known is None:
             known = {
                 "hidden": ref_hidden,
                 "logprob": ref_scores.logprob,
                 "entropy": ref_scores.entropy,
-                "log_total": ref_scores.log_total,
                 "norm": _norm(ref_hidden),
             }
             self.units.keep(self._of(self.against), known)
@@ -225,7 +223,8 @@ class _Run:
         layout = {
             "hidden": (hidden, self.model.base.dtype),
             "logprob": (tokens, torch.float64),
-            **dict.fromkeys(("entropy", "log_total", "norm"), (states, torch.float64)),
+            "entropy": (states, torch.float64),
+            "norm": (states, torch.float64),
         }
         return self.units.find(self._of(self.against), layout)
 
@@ -238,15 +237,6 @@ class _Run:
             "shift": (shifts, torch.promote_types(self.model.base.dtype, torch.float32)),
         }
         return self.units.find(self._of(name, places), layout)
-
-
-def _scores_of(reference: Columns) -> HeadScores:
-    return HeadScores(
-        logprob=reference["logprob"],
-        entropy=reference["entropy"],
-        kl_exact=torch.zeros_like(reference["entropy"]),
-        log_total=reference["log_total"],
-    )
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -27,14 +27,11 @@ class HeadScores:
         entropy: Entropy over the full vocabulary, of each state.
         kl_exact: KL(this || reference) over the full vocabulary, of each state; 0 for the
             reference itself.
-        log_total: log sum_v exp(logits(v) / temperature) of each state: what its log-probabilities
-            are less than its logits / temperature.
     """
 
     logprob: Float[Tensor, " token"]
     entropy: Float[Tensor, " state"]
     kl_exact: Float[Tensor, " state"]
-    log_total: Float[Tensor, " state"]
 
 
 def score_tokens(
@@ -45,15 +42,14 @@ def score_tokens(
     *,
     vocabulary: int,
     temperature: float,
-    known: HeadScores | None = None,
 ) -> tuple[HeadScores, list[HeadScores]]:
     """Score each token under the reference and under every adapted model, in one tile walk.
 
     Log-probabilities, entropies and KL are those of softmax(logits / temperature), computed in
-    float32 at least. With y = logits / temperature, z = y less its maximum and S = sum_v exp z(v):
+    float32 at least. With z the logits / temperature less their maximum and S = sum_v exp z(v):
     log pi(v) = z(v) - log S, H = log S - E[z], and KL(pi_adapted || pi_ref) =
-    E_adapted[y - y_ref] - (L - L_ref) with L = log S + max y, both clamped at 0 against rounding;
-    equal logits give exactly 0.
+    E_adapted[z - z_ref] - (log S - log S_ref), both clamped at 0 against rounding; equal logits
+    give exactly 0.
 
     Args:
         reference: Hidden states at the predicting positions, and the head that reads them.
@@ -62,7 +58,6 @@ def score_tokens(
         at: Which state each of them follows; one state can have several.
         vocabulary: Size of the vocabulary; decides the tile.
         temperature: The sampling temperature that trainers divide logits by.
-        known: The reference's scores, if it was scored before; its logits are made for KL alone.
 
     Returns:
         The reference's scores, and one set for each adapted model.
@@ -77,19 +72,20 @@ def score_tokens(
     bounds = torch.arange(0, count + rows, rows, device=at.device)
     cuts = torch.searchsorted(at[order], bounds).tolist()  # tokens that follow each piece
     tokens: list[list[Tensor]] = [[] for _ in models]
-    states: list[list[Tensor]] = [[] for _ in models]
+    states: list[list[_States]] = [[] for _ in models]
     for start in range(0, count, tile):
         ref: Tensor | None = None
         for place, (hidden, head) in enumerate(models):
             logits = head(hidden[start : start + tile])
             if place == 0:
                 ref = logits
-            for first in range(0, len(logits) if place or known is None else 0, rows):
+            for first in range(0, len(logits), rows):
                 inside, begin = slice(first, first + rows), start + first
-                following = order[cuts[begin // rows] : cuts[begin // rows + 1]]
+                piece = begin // rows
+                following = order[cuts[piece] : cuts[piece + 1]]
                 of_tokens, of_states = _score(
                     logits[inside],
-                    ref[inside] if place and ref is not None else None,
+                    (ref[inside], states[0][piece].most) if place and ref is not None else None,
                     at[following] - begin,
                     targets[following],
                     temperature,
@@ -98,40 +94,50 @@ def score_tokens(
                 states[place].append(of_states)
             del logits  # before the next model's are made
     back = torch.argsort(order).cpu()
-    found = [] if known is None else [known]
-    for place in range(len(found), len(models)):
-        logprob = _to_cpu(tokens[place], torch.empty(0))[back]
-        entropy, log_ratio, total, most = _to_cpu(states[place], torch.empty(4, 0))
-        # Here in float64: a maximum of 30 leaves a float32 no room for a small KL.
-        log_total = total.log() + most
-        kl = log_ratio - (log_total - found[0].log_total) if found else torch.zeros_like(entropy)
-        found.append(
-            HeadScores(
-                logprob=logprob,
-                entropy=entropy.clamp(min=0),
-                kl_exact=kl.clamp(min=0),
-                log_total=log_total,
-            )
+    scores: list[tuple[HeadScores, Tensor]] = []
+    for logprobs, pieces in zip(tokens, states, strict=True):
+        entropy, log_ratio, total = _to_cpu([p.found for p in pieces], torch.empty(3, 0))
+        log_total = total.log()
+        ref_log_total = scores[0][1] if scores else log_total
+        kl = log_ratio - (log_total - ref_log_total)
+        found = HeadScores(
+            logprob=_to_cpu(logprobs, torch.empty(0))[back],
+            entropy=entropy.clamp(min=0),
+            kl_exact=kl.clamp(min=0),
         )
-    return found[0], found[1:]
+        scores.append((found, log_total))
+    return scores[0][0], [found for found, _ in scores[1:]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _States:
+    """What a few states have.
+
+    Attributes:
+        found: H, E[z - z_ref] (0 without a reference), and S.
+        most: The largest logit, not yet divided by the temperature.
+    """
+
+    found: Float[Tensor, "3 state"]
+    most: Float[Tensor, "state 1"]
 
 
 def _score(
     logits: Float[Tensor, "state vocabulary"],
-    ref: Float[Tensor, "state vocabulary"] | None,
+    ref: tuple[Float[Tensor, "state vocabulary"], Float[Tensor, "state 1"]] | None,
     at: Int[Tensor, " token"],
     targets: Int[Tensor, " token"],
     temperature: float,
-) -> tuple[Float[Tensor, " token"], Float[Tensor, "4 state"]]:
-    """Log-probabilities of tokens; H, E[y - y_ref] (0 without a reference), S, max y of states.
+) -> tuple[Float[Tensor, " token"], _States]:
+    """Log-probabilities of tokens, and what the states have; of a reference its largest is known.
 
     Logits of an adapted model are worked on in place, those of the reference are kept as the head
     gave them: in half precision they are widened here, where they stay in a CPU's cache.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    log_ratio = None if ref is None else logits - ref
     most = logits.amax(dim=-1, keepdim=True)
     centred = logits - most if ref is None else logits.sub_(most)
+    log_ratio = None if ref is None else (ref[0] - ref[1]).sub_(centred).neg_()
     if temperature != 1:
         centred /= temperature
     weight = centred.exp()
@@ -139,7 +145,7 @@ def _score(
     logprob = centred[at, targets] - total.log()[at]
     entropy = total.log() - _mean(weight, total, centred)
     mean = torch.zeros_like(total) if log_ratio is None else _mean(weight, total, log_ratio)
-    return logprob, torch.stack([entropy, mean / temperature, total, most[:, 0] / temperature])
+    return logprob, _States(found=torch.stack([entropy, mean / temperature, total]), most=most)
 
 
 def _mean(weight: Tensor, total: Tensor, values: Tensor) -> Tensor:

@@ -186,7 +186,6 @@ def test_a_small_kl_over_a_large_vocabulary_is_not_lost_in_rounding(
     ref = 3 * torch.randn(48, 49152, generator=generator)
     for moved, most in ((0.1, 1e-6), (1e-3, 5e-7)):
         policy = ref + moved * torch.randn(48, 49152, generator=generator) + shift
-        # The head's own logits are what is exact: they are worked on in place.
         wide, ref_wide = ((z.double() / temperature).log_softmax(-1) for z in (policy, ref))
         truth = (wide.exp() * (wide - ref_wide)).sum(-1)
         _, (found,) = score(
